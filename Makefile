@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make` lists the targets. Everything is installed into .venv; nothing else on the machine changes.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+# Where `make demo` writes, and optionally the folder of images it explains.
+OUT    ?= demo
+DATA   ?=
+# More arguments for pytest, as in: make test ARGS="-k search"
+ARGS   ?=
+
+NATIVE_SOURCES := CMakeLists.txt setup.py $(shell find csrc -type f \
+    \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup dev demo test bench lint sanitize wheel clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMPS)/extension  ## .venv with the pinned run-time requirements and the built extension
+
+dev: $(STAMPS)/dev  ## the same plus the pinned development requirements
+
+demo: setup  ## explain the bundled samples into demo/ (DATA=folder: your own images)
+	$(BIN)/cae-fast demo --out "$(OUT)" $(if $(DATA),--data "$(DATA)")
+
+test: dev  ## the whole test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: dev  ## measure this machine beside PyTorch; writes bench/RESULTS.md
+	$(BIN)/python bench/run.py $(ARGS)
+
+lint: dev  ## formatters, linters, types, stubs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	MYPYPATH=. $(BIN)/python -m mypy.stubtest cae_fast._C
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash csrc/lint.sh
+
+sanitize: dev  ## native tests under the address, undefined-behaviour and thread sanitizers
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash csrc/tests/run_sanitize.sh
+
+wheel: setup  ## a wheel in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:  ## remove what the build, the tests and the demo wrote (.venv stays)
+	rm -rf build dist demo cae_fast.egg-info cae_fast/_C*.so compile_commands.json
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -f $(STAMPS)/extension
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "cae_fast needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMPS)/runtime: requirements/runtime.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/runtime.txt
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/extension: $(NATIVE_SOURCES) pyproject.toml $(STAMPS)/runtime
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet \
+	    --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(STAMPS)/dev: requirements/dev.txt $(STAMPS)/extension
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@touch $@
