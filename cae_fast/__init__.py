@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """cae_fast: fast, honest explanations of image classifiers by class association embedding.
 
-Conventions used everywhere: images are float32 [N, C, H, W] in [-1, 1]; class codes [N, D]; individual codes
-[N, 4 * channels, H / 4, W / 4]; logits [N, K]; positions t on a guided path lie in [0, 1].
+Conventions used everywhere: images are float32 [N, C, H, W] in [-1, 1]; class codes [N, D];
+individual codes [N, 4 * channels, H / 4, W / 4]; logits [N, K]; positions t on a guided path lie
+in [0, 1].
 
 Importing the package loads no torch; names are resolved when first used.
 """
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from ._backend import build_config, set_num_threads
     from .bank import CodeBank
     from .classifier import Classifier
+    from .colors import overlay
     from .data import ImageDataset
+    from .environment import info
     from .errors import (
         BackendUnavailable,
         BankError,
@@ -29,15 +32,16 @@ if TYPE_CHECKING:
     from .explainer import Codes, Explainer
     from .explanation import Explanation
     from .images import load_images
-    from .info import info
     from .model import CAE, CAEConfig
-    from .overlay import overlay
 
+# No public function shares its module's name: importing the module would hide the function.
 _HOMES = {
     "_backend": ("build_config", "set_num_threads"),
     "bank": ("CodeBank",),
     "classifier": ("Classifier",),
+    "colors": ("overlay",),
     "data": ("ImageDataset",),
+    "environment": ("info",),
     "errors": (
         "BackendUnavailable",
         "BankError",
@@ -50,9 +54,7 @@ _HOMES = {
     "explainer": ("Codes", "Explainer"),
     "explanation": ("Explanation",),
     "images": ("load_images",),
-    "info": ("info",),
     "model": ("CAE", "CAEConfig"),
-    "overlay": ("overlay",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
