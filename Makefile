@@ -14,9 +14,12 @@ ARGS   ?=
 NATIVE_SOURCES := CMakeLists.txt setup.py $(shell find csrc -type f \
     \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null)
 
+PUBLIC_MODULES := backends bank classifier data explainer explanation images model ops reference \
+    report saliency training
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup dev demo test bench lint sanitize wheel clean
+.PHONY: help setup dev demo test bench lint sanitize wheel docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +50,10 @@ sanitize: dev  ## native tests under the address, undefined-behaviour and thread
 wheel: setup  ## a wheel in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
+docs: setup  ## the Python reference as HTML in build/docs
+	rm -rf build/docs && mkdir -p build/docs
+	cd build/docs && "$(CURDIR)/$(BIN)/python" -m pydoc -w cae_fast $(PUBLIC_MODULES:%=cae_fast.%)
+
 clean:  ## remove what the build, the tests and the demo wrote (.venv stays)
 	rm -rf build dist demo cae_fast.egg-info cae_fast/_C*.so compile_commands.json
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
@@ -55,7 +62,8 @@ clean:  ## remove what the build, the tests and the demo wrote (.venv stays)
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "cae_fast needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "no virtual environment: on Debian or Ubuntu, apt-get install python3-venv" >&2; exit 1; }
 
 $(STAMPS)/runtime: requirements/runtime.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/runtime.txt

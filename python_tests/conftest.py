@@ -74,7 +74,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         skip_without("tensorrt", "neither tensorrt nor tensorrt_rtx is installed")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """Folder with the real image sets and the fixtures, beside the project."""
     folder = ROOT.parent / "shared"
