@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads generator checkpoints of the authors' public code (``gen_*.pt``), weights only.
 
-The file is ``torch.save({"ab": state_dict})``. It is read with torch's restricted loader, which builds tensors and plain
-containers only; whatever asks for more is refused, with no other loader tried.
+The file is ``torch.save({"ab": state_dict})``. It is read with torch's restricted loader, which
+builds tensors and plain containers only; whatever asks for more is refused, with no other loader
+tried.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from .errors import CAEError, ModelFileError, missing_extra
 from .model import CAE, CAEConfig
 
 _UNUSED = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
-_INSTEAD = "save torch.save({'ab': model.state_dict()}, FILE) where you trust the file, and import that"
+_INSTEAD = (
+    "save torch.save({'ab': model.state_dict()}, FILE) where you trust the file, and import that"
+)
 
 
 def authors_names(config: CAEConfig) -> dict[str, str]:
@@ -66,7 +69,8 @@ def read_checkpoint(
 ) -> CAE:
     """Converts a generator checkpoint of the authors' public code.
 
-    Width, blocks, code length and image channels are read from the tensors; what the file does not hold is given here.
+    Width, blocks, code length and image channels are read from the tensors; what the file does not
+    hold is given here.
 
     Args:
         path: ``gen_*.pt``.
@@ -77,7 +81,8 @@ def read_checkpoint(
         The model, with file name and origin in its provenance.
 
     Raises:
-        ModelFileError: The file is unreadable, needs unpickling, or its tensors do not fit; all differences are listed.
+        ModelFileError: The file is unreadable, needs unpickling, or its tensors do not fit; all
+            differences are listed.
         MissingExtra: torch is not installed.
     """
     file = Path(path)
@@ -89,7 +94,9 @@ def read_checkpoint(
     names = authors_names(config)
     shapes = config.tensor_shapes()
     problems = [
-        f"missing {theirs} {list(shapes[ours])}" for ours, theirs in names.items() if theirs not in state
+        f"missing {theirs} {list(shapes[ours])}"
+        for ours, theirs in names.items()
+        if theirs not in state
     ]
     expected = set(names.values())
     problems += [
@@ -122,24 +129,43 @@ def _read_state(file: Path) -> Mapping[str, npt.NDArray[Any]]:
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "nsupported" in str(error) or "GLOBAL" in str(error):
+        if "nsupported global" in str(error) or "nsupported class" in str(error):
             raise ModelFileError(
-                f"{file}: holds Python objects beside tensors, which can run code when read: refused; {_INSTEAD}"
+                f"{file}: holds Python objects beside tensors, which can run code: refused; "
+                f"{_INSTEAD}"
             ) from None
-        raise ModelFileError(f"{file}: not a readable torch checkpoint ({_first_line(error)})") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError,
-            IndexError, UnicodeDecodeError, zipfile.BadZipFile, OverflowError) as error:
-        raise ModelFileError(f"{file}: not a readable torch checkpoint ({_first_line(error)})") from None
+        raise ModelFileError(
+            f"{file}: not a readable torch checkpoint ({_first_line(error)})"
+        ) from None
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        UnicodeDecodeError,
+        zipfile.BadZipFile,
+        OverflowError,
+    ) as error:
+        raise ModelFileError(
+            f"{file}: not a readable torch checkpoint ({_first_line(error)})"
+        ) from None
     state = loaded.get("ab") if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not state:
         found = sorted(map(str, loaded))[:8] if isinstance(loaded, dict) else type(loaded).__name__
         raise ModelFileError(
-            f"{file}: expected {{'ab': state_dict}} as the authors' code saves its generator, got {found}"
+            f"{file}: expected {{'ab': state_dict}} as the authors' code saves its generator, "
+            f"got {found}"
         )
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.is_sparse:
-            raise ModelFileError(f"{file}: 'ab' must map names to dense tensors, got {name!r}: {type(tensor).__name__}")
+            raise ModelFileError(
+                f"{file}: 'ab' must map names to dense tensors, "
+                f"got {name!r}: {type(tensor).__name__}"
+            )
         dense = tensor.detach()
         arrays[name] = (dense.float() if dense.dtype == torch.bfloat16 else dense).numpy()
     return arrays
@@ -152,7 +178,7 @@ def _first_line(error: Exception) -> str:
 def _infer_config(
     state: Mapping[str, npt.NDArray[Any]], image_size: int, class_names: tuple[str, ...]
 ) -> CAEConfig:
-    """Configuration that the tensors' shapes speak of; reference values where a tensor is missing."""
+    """Configuration the tensors' shapes speak of; reference values where a tensor is missing."""
     reference = CAEConfig()
 
     def length(name: str, axis: int, rank: int, otherwise: int) -> int:

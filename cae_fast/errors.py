@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of the package.
 
-Every refusal of bad input is a :class:`CAEError`, which is a ``ValueError``: its message is one line that names the argument or
-file, what was seen and what was wanted.
+Every refusal of bad input is a :class:`CAEError`, which is a ``ValueError``: its message is one
+line that names the argument or file, what was seen and what was wanted.
 """
 
 from __future__ import annotations

@@ -33,8 +33,9 @@ def _file_mode() -> int:
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Writes a file beside its final name and renames it when the block ends well.
 
-    The old file stays untouched until the rename; after an exception the temporary file is removed. Data and folder are
-    flushed to disk, so that a crash leaves either the old or the new file.
+    The old file stays untouched until the rename; after an exception the temporary file is
+    removed. Data and folder are flushed to disk, so that a crash leaves either the old or the new
+    file.
 
     Args:
         path: Final name. Its folder must exist.
@@ -50,7 +51,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     if final.is_dir():
         raise CAEError(f"{final} is a folder, expected the name of a file to write")
     if not final.parent.is_dir():
-        raise CAEError(f"{final.parent} does not exist or is no folder; it is needed to write {final.name}")
+        raise CAEError(
+            f"{final.parent} does not exist or is no folder; it is needed to write {final.name}"
+        )
     descriptor, name = tempfile.mkstemp(
         prefix=f".{final.name[:100]}.", suffix=".tmp" + final.suffix, dir=final.parent
     )
@@ -69,9 +72,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_directory(
-    path: str | os.PathLike[str], *, overwrite: bool = False
-) -> Iterator[Path]:
+def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Writes a folder beside its final name and renames it when the block ends well.
 
     Args:
@@ -88,13 +89,17 @@ def atomic_directory(
     final = Path(path)
     check_output_directory(final, overwrite=overwrite)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name[:100]}.", suffix=".tmp", dir=final.parent))
+    temporary = Path(
+        tempfile.mkdtemp(prefix=f".{final.name[:100]}.", suffix=".tmp", dir=final.parent)
+    )
     retired: Path | None = None
     try:
         yield temporary
         os.chmod(temporary, _file_mode() | ((_file_mode() & 0o444) >> 2))
         if final.is_dir():
-            retired = Path(tempfile.mkdtemp(prefix=f".{final.name[:100]}.", suffix=".old", dir=final.parent))
+            retired = Path(
+                tempfile.mkdtemp(prefix=f".{final.name[:100]}.", suffix=".old", dir=final.parent)
+            )
             os.replace(final, retired / "old")
         os.replace(temporary, final)
         _sync_directory(final.parent)
@@ -125,4 +130,6 @@ def check_output_directory(
     if folder.exists() and not folder.is_dir():
         raise CAEError(f"{folder} is a file, expected a folder to write into")
     if folder.is_dir() and not (overwrite or resume) and any(folder.iterdir()):
-        raise CAEError(f"{folder} is not empty; add --overwrite to replace it or choose another folder")
+        raise CAEError(
+            f"{folder} is not empty; add --overwrite to replace it or choose another folder"
+        )

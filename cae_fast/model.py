@@ -82,14 +82,16 @@ class CAEConfig:
             object.__setattr__(self, name, int(value))
         if self.image_size % 4:
             raise CAEError(f"image_size must be a multiple of 4, got {self.image_size}")
-        if isinstance(self.class_names, str):
-            raise CAEError(f"class_names must be a list of names, got the text {self.class_names!r}")
+        given: object = self.class_names
+        if not isinstance(given, tuple | list):
+            raise CAEError(f"class_names must be a list of names, got {given!r}")
         names = tuple(self.class_names) or tuple(str(k) for k in range(self.num_classes))
         if any(not isinstance(name, str) or not name for name in names):
             raise CAEError(f"class_names must be non-empty texts, got {names!r}")
         if len(names) != self.num_classes or len(set(names)) != len(names):
             raise CAEError(
-                f"class_names must be {self.num_classes} distinct names (num_classes), got {list(names)}"
+                f"class_names must be {self.num_classes} distinct names (num_classes), "
+                f"got {list(names)}"
             )
         object.__setattr__(self, "class_names", names)
 
@@ -174,7 +176,7 @@ class CAE:
         weights: Mapping[str, npt.NDArray[np.float32]],
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
-        """Checks and takes the weights (arrays are copied only when they are not float32 and C-contiguous).
+        """Checks and takes the weights; copies only what is not float32 and C-contiguous.
 
         Args:
             config: Shape of the networks.
@@ -182,7 +184,8 @@ class CAE:
             provenance: JSON values kept in the model file.
 
         Raises:
-            ModelFileError: Tensors are missing, extra, mis-shaped, not floating or not finite; all are listed.
+            ModelFileError: Tensors are missing, extra, mis-shaped, not floating or not finite; all
+                are listed.
         """
         self.config = config
         self.weights: Mapping[str, npt.NDArray[np.float32]] = MappingProxyType(
@@ -201,10 +204,15 @@ class CAE:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 over configuration, names, dtypes, shapes and bytes in canonical order (integrity, not authenticity)."""
+        """SHA-256 over configuration, names, dtypes, shapes and bytes in canonical order.
+
+        It speaks of integrity, not of authenticity.
+        """
         if self._sha256 is None:
             digest = hashlib.sha256()
-            digest.update(_canonical_json({"format": FORMAT_VERSION, "config": self.config.to_dict()}))
+            digest.update(
+                _canonical_json({"format": FORMAT_VERSION, "config": self.config.to_dict()})
+            )
             for name, array in self.weights.items():
                 digest.update(_canonical_json([name, "float32", list(array.shape)]))
                 digest.update(np.ascontiguousarray(array, dtype="<f4").data)
@@ -213,7 +221,7 @@ class CAE:
 
     @classmethod
     def random(cls, config: CAEConfig, seed: int = 0) -> CAE:
-        """Random weights of sensible scale: normal with std sqrt(2 / fan in), small biases, gamma about 1."""
+        """Random weights: normal with std sqrt(2 / fan in), small biases, gamma about 1."""
         generator = np.random.default_rng(seed)
         weights = {}
         for name, shape in config.tensor_shapes().items():
@@ -228,7 +236,7 @@ class CAE:
         return cls(config, weights, {"origin": "random", "seed": seed})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a safetensors file with configuration, provenance and hash in its metadata, atomically.
+        """Writes a safetensors file with configuration, provenance and hash, atomically.
 
         Raises:
             CAEError: The folder does not exist or `path` is a folder.
@@ -253,7 +261,8 @@ class CAE:
         """Reads a model file written by :meth:`save`.
 
         Raises:
-            ModelFileError: The file is missing, truncated, of another kind, or its content does not match its hash.
+            ModelFileError: The file is missing, truncated, of another kind, or its content does
+                not match its hash.
         """
         file = Path(path)
         metadata, tensors = _read_safetensors(file)
@@ -277,7 +286,7 @@ class CAE:
         image_size: int = 256,
         class_names: tuple[str, ...] = (),
     ) -> CAE:
-        """Reads a generator checkpoint of the authors' public code, weights only (see :mod:`cae_fast.authors`)."""
+        """Reads a generator checkpoint of the authors' code, see :mod:`cae_fast.authors`."""
         from .authors import read_checkpoint
 
         return read_checkpoint(path, image_size=image_size, class_names=class_names)
@@ -313,7 +322,9 @@ def _checked_weights(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Weights in canonical order as read-only float32, or one error that lists every difference."""
     shapes = config.tensor_shapes()
-    problems = [f"missing {name} {list(shape)}" for name, shape in shapes.items() if name not in weights]
+    problems = [
+        f"missing {name} {list(shape)}" for name, shape in shapes.items() if name not in weights
+    ]
     problems += [f"unexpected {name}" for name in weights if name not in shapes]
     checked: dict[str, npt.NDArray[np.float32]] = {}
     for name, shape in shapes.items():
@@ -341,7 +352,9 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray
         raise ModelFileError(f"{file}: no such model file")
     size = file.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise ModelFileError(f"{file}: {size} bytes is more than a model file may have ({MAX_FILE_BYTES})")
+        raise ModelFileError(
+            f"{file}: {size} bytes is more than a model file may have ({MAX_FILE_BYTES})"
+        )
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:
             recorded = opened.metadata() or {}
@@ -366,7 +379,9 @@ def _config_of(file: Path, metadata: Mapping[str, Any]) -> CAEConfig:
     """Configuration recorded in a model file."""
     version = metadata.get("format")
     if version != FORMAT_VERSION:
-        raise ModelFileError(f"{file}: format version {version!r}, this version reads {FORMAT_VERSION}")
+        raise ModelFileError(
+            f"{file}: format version {version!r}, this version reads {FORMAT_VERSION}"
+        )
     config = metadata.get("config")
     provenance = metadata.get("provenance")
     if not isinstance(config, dict) or not isinstance(provenance, dict | None):

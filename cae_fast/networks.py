@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks of class association embedding as torch modules (arXiv 2406.07961).
 
-Parameter names are the tensor names of the model file (:meth:`cae_fast.model.CAEConfig.tensor_shapes`).
+Parameter names are the tensor names of the model file
+(:meth:`cae_fast.model.CAEConfig.tensor_shapes`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,7 @@ class ClassEncoder(nn.Module):
         x = images
         for conv in (self.conv0, self.conv1, self.conv2, self.conv3, self.conv4):
             x = torch.relu(conv(x))
-        return self.head(x.mean(dim=(2, 3), keepdim=True)).flatten(1)
+        return cast(Tensor, self.head(x.mean(dim=(2, 3), keepdim=True)).flatten(1))
 
 
 class IndividualEncoder(nn.Module):
@@ -90,13 +91,17 @@ class IndividualEncoder(nn.Module):
         for index in range(config.num_blocks):
             self.add_module(f"block{index}", ResidualBlock(4 * w))
 
+    def block(self, index: int) -> ResidualBlock:
+        """Residual block `index`, in [0, num_blocks)."""
+        return cast(ResidualBlock, self.get_submodule(f"block{index}"))
+
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, S, S] in [-1, 1] -> [N, 4 * channels, S / 4, S / 4]."""
         x = images
         for conv in (self.conv0, self.conv1, self.conv2):
             x = torch.relu(ops.instance_norm(conv(x)))
         for index in range(self.num_blocks):
-            x = self.get_submodule(f"block{index}").normalised(x)
+            x = self.block(index).normalised(x)
         return x
 
 
@@ -149,12 +154,15 @@ class Decoder(nn.Module):
         self.norm1 = LayerNorm(w)
         self.out = ReflectConv(w, config.in_channels, 7)
 
+    def block(self, index: int) -> ResidualBlock:
+        """Residual block `index`, in [0, num_blocks)."""
+        return cast(ResidualBlock, self.get_submodule(f"block{index}"))
+
     def forward(self, individual: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """[N, 4w, S / 4, S / 4], shift and scale [N, R, 2, 4w] -> images [N, C, S, S] in [-1, 1]."""
+        """[N, 4w, S/4, S/4], shift and scale [N, R, 2, 4w] -> images [N, C, S, S] in [-1, 1]."""
         x = individual
         for index in range(self.num_blocks):
-            block = self.get_submodule(f"block{index}")
-            x = block.modulated(x, shift[:, index], scale[:, index])
+            x = self.block(index).modulated(x, shift[:, index], scale[:, index])
         x = torch.relu(self.norm0(ops.upsample_conv(x, self.up0.weight, self.up0.bias)))
         x = torch.relu(self.norm1(ops.upsample_conv(x, self.up1.weight, self.up1.bias)))
         return torch.tanh(self.out(x))
@@ -175,11 +183,11 @@ class CAEModule(nn.Module):
 
     def encode_class(self, images: Tensor) -> Tensor:
         """Images [N, C, S, S] -> class codes [N, code_dim]."""
-        return self.class_encoder(images)
+        return cast(Tensor, self.class_encoder(images))
 
     def encode_individual(self, images: Tensor) -> Tensor:
         """Images [N, C, S, S] -> individual codes [N, 4 * channels, S / 4, S / 4]."""
-        return self.individual_encoder(images)
+        return cast(Tensor, self.individual_encoder(images))
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images -> (individual codes, class codes)."""
@@ -188,7 +196,7 @@ class CAEModule(nn.Module):
     def decode(self, individual: Tensor, class_code: Tensor) -> Tensor:
         """Individual codes and class codes of the same N -> images [N, C, S, S] in [-1, 1]."""
         shift, scale = self.modulation(class_code)
-        return self.decoder(individual, shift, scale)
+        return cast(Tensor, self.decoder(individual, shift, scale))
 
     def forward(self, images: Tensor) -> Tensor:
         """Reconstruction: the images decoded from their own codes."""
@@ -204,9 +212,7 @@ class Discriminator(nn.Module):
         super().__init__()
         w = config.channels
         widths = (config.in_channels, w, 2 * w, 4 * w, 8 * w)
-        convs: list[nn.Module] = [
-            ReflectConv(widths[i], widths[i + 1], 4, 2) for i in range(4)
-        ]
+        convs: list[nn.Module] = [ReflectConv(widths[i], widths[i + 1], 4, 2) for i in range(4)]
         blocks: list[nn.Module] = [ReflectConv(8 * w, 8 * w, 3) for _ in range(4)]
         if spectral_norm:
             convs = [parametrizations.spectral_norm(conv) for conv in convs]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operations in plain torch: the specification that every other implementation is tested against.
+"""The operations in plain torch: the specification every other implementation is tested against.
 
-Any floating dtype and any torch device; tests run them in float64. Layout is [N, C, H, W]; codes are [N, D].
+Any floating dtype and any torch device; tests run them in float64. Layout is [N, C, H, W]; codes
+are [N, D].
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def path_codes(vertices: Tensor, image_index: Tensor, step: Tensor, grid: int) -
 def conv2d_reflect(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int
 ) -> Tensor:
-    """Convolution with reflection padding. x [N, C, H, W], weight [O, C, k, k] -> [N, O, H', W']."""
+    """Convolution with reflection padding: x [N, C, H, W], weight [O, C, k, k]."""
     if padding:
         x = F.pad(x, (padding,) * 4, mode="reflect")
     return F.conv2d(x, weight, bias, stride=stride)
@@ -102,8 +103,8 @@ def difference_saliency(counterfactual: Tensor, reference: Tensor) -> tuple[Tens
         reference: What they are compared with, same shape.
 
     Returns:
-        difference [N, C, H, W] = counterfactual - reference, and saliency [N, H, W], the sum over channels of its absolute
-        value divided by its maximum; zeros where that maximum is 0.
+        difference [N, C, H, W] = counterfactual - reference, and saliency [N, H, W], the sum over
+        channels of its absolute value divided by its maximum; zeros where that maximum is 0.
     """
     difference = counterfactual - reference
     magnitude = difference.abs().sum(dim=1)

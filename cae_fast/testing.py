@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Toy models, input makers and the table of tolerances, for the tests and benchmarks of this package and of its users."""
+"""Toy models, input makers and the table of tolerances, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from .model import CAE, CAEConfig
 
-#: Largest relative error (norm of the error / norm of the float64 value) of images and of difference images (the latter
-#: divided by the norm of the image), by backend. float32 rounding through about 30 convolutions stays below 1e-5; fp16
+#: Largest relative error (norm of the error / norm of the float64 value) of images and of
+#: difference images (the latter
+#: divided by the norm of the image), by backend. float32 rounding through about 30 convolutions
+#: stays below 1e-5; fp16
 #: operands give 1e-3 and bf16 8e-3 on the reference network.
 TOLERANCE = {
     "cpu": 1e-5,
@@ -33,7 +35,7 @@ def relative_error(value: npt.ArrayLike, expected: npt.ArrayLike) -> float:
 
 
 def toy_model(*, seed: int = 0, **overrides: Any) -> CAE:
-    """A small model with random weights: 16 x 16 grey images, width 4, one block, three classes unless overridden."""
+    """A small random model: 16 x 16 grey images, width 4, one block, three classes by default."""
     fields: dict[str, Any] = {
         "image_size": 16,
         "in_channels": 1,
@@ -59,7 +61,7 @@ def random_images(config: CAEConfig, count: int, *, seed: int = 0) -> npt.NDArra
 def toy_classifier(
     config: CAEConfig, *, seed: int = 0, gain: float = 4.0
 ) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
-    """A deterministic linear classifier: images [N, C, S, S] -> logits [N, K], each row independent of its batch."""
+    """A linear classifier: images [N, C, S, S] -> logits [N, K], rows independent of the batch."""
     generator = np.random.default_rng(seed)
     size = int(np.prod(config.image_shape))
     weight = generator.standard_normal((size, config.num_classes)) / np.sqrt(size) * gain

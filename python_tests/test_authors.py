@@ -136,7 +136,7 @@ def test_malicious_pickles_are_refused_without_running(tmp_path: Path, protocol:
         torch.save({"ab": _Bomb(marker)}, path)
     else:
         path.write_bytes(pickle.dumps({"ab": _Bomb(marker)}))
-    with pytest.raises(cf.ModelFileError, match="refused|not a readable"):
+    with pytest.raises(cf.ModelFileError, match=r"refused|not a readable"):
         cf.CAE.from_authors(path)
     assert not marker.exists()
 
@@ -148,7 +148,11 @@ def test_whole_module_pickles_are_refused_with_the_way_out(tmp_path: Path) -> No
         cf.CAE.from_authors(tmp_path / "model.pth")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02.", b"\x00" * 100])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04", b"\x80\x02.", b"\x00" * 100],
+    ids=["empty", "zip", "pickle", "zeros"],
+)
 def test_garbage_is_refused(tmp_path: Path, content: bytes) -> None:
     """Empty and garbage files give one clear error."""
     (tmp_path / "gen.pt").write_bytes(content)
@@ -172,5 +176,5 @@ def test_truncated_checkpoints_are_refused(tmp_path: Path) -> None:
 def test_another_structure_is_refused(tmp_path: Path, content: object) -> None:
     """Something else than {'ab': state_dict} is refused, saying what was found."""
     torch.save(content, tmp_path / "gen.pt")
-    with pytest.raises(cf.ModelFileError, match="expected {'ab': state_dict}"):
+    with pytest.raises(cf.ModelFileError, match=r"expected \{'ab': state_dict\}"):
         cf.CAE.from_authors(tmp_path / "gen.pt")
