@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules of the layout, read from the sources: who may include or import whom, and file habits."""
+"""The rules of the layout, read from the sources: who may include or import whom."""
 
 from __future__ import annotations
 
