@@ -148,6 +148,7 @@ def _read_state(file: Path) -> Mapping[str, npt.NDArray[Any]]:
         UnicodeDecodeError,
         zipfile.BadZipFile,
         OverflowError,
+        OSError,
     ) as error:
         raise ModelFileError(
             f"{file}: not a readable torch checkpoint ({_first_line(error)})"
