@@ -30,9 +30,17 @@ SUFFIXES = frozenset(
 
 _WANTED = "wanted a PNG, JPEG, WebP, BMP, TIFF, PPM or still GIF image"
 _HEAD_BYTES = 256
+_EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE, _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 258, 322, 323
-# (offset, magic bytes, what to call it): formats people do try, so that the error can name them
-_FOREIGN = (
+# (offset, magic bytes, what to call it), so that the error can name what people do try
+_KNOWN = (
+    (0, b"\x89PNG", "a PNG image with a damaged header"),
+    (0, b"\xff\xd8\xff", "a JPEG image with a damaged header"),
+    (8, b"WEBP", "a WebP image with a damaged header"),
+    (0, b"GIF8", "a GIF image with a damaged header"),
+    (0, b"II*\x00", "a TIFF image with a damaged header"),
+    (0, b"MM\x00*", "a TIFF image with a damaged header"),
+    (0, b"BM", "a BMP image with a damaged header"),
     (128, b"DICM", "a DICOM file"),
     (0, b"%PDF", "a PDF document"),
     (0, b"%!PS", "a PostScript file"),
@@ -77,8 +85,8 @@ def decode_image(
     if isinstance(source, Image.Image):
         return _load(source, max_pixels, name or "image")
     if isinstance(source, bytes):
-        return _decode_stream(io.BytesIO(source), len(source), max_pixels, name or "image (bytes)")
-    name = name or os.fspath(source)
+        return _decode_stream(io.BytesIO(source), len(source), max_pixels, name or "image")
+    name = name or path_name(source)
     try:
         status = os.stat(source)
         if stat.S_ISDIR(status.st_mode):
@@ -92,7 +100,13 @@ def decode_image(
     except ValueError as error:
         if isinstance(error, ImageDecodeError):
             raise
-        raise ImageDecodeError(f"{name!r}: is not a path: {error}") from error
+        raise ImageDecodeError(f"{name}: is not a path: {error}") from error
+
+
+def path_name(path: str | os.PathLike[str]) -> str:
+    """Name a path in an error text, on one line whatever characters it has."""
+    text = str(os.fspath(path))
+    return text if text.isprintable() else repr(text)
 
 
 def pil_to_float(image: Image.Image, *, name: str, keep_alpha: bool = False) -> NDArray[np.float32]:
@@ -123,11 +137,12 @@ def pil_to_float(image: Image.Image, *, name: str, keep_alpha: bool = False) -> 
             image = image.convert("L")
         elif mode not in ("L", "RGB"):
             image = image.convert("RGB")
-    pixels = np.asarray(image).astype(np.float32) / np.float32(255.0)
+    pixels = np.asarray(image).astype(np.float32)
+    pixels /= np.float32(255.0)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if has_alpha and not keep_alpha:
-        pixels = pixels[..., :-1] * pixels[..., -1:]
+        pixels = pixels[..., :-1] * pixels[..., -1:]  # over black
     return pixels
 
 
@@ -186,7 +201,8 @@ def _load(image: Image.Image, max_pixels: int, name: str) -> Image.Image:
         )
     with _decode_errors(name, f"a {kind} file of {image.width}x{image.height} pixels"):
         image.load()
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
 
 
 def _check_pixels(
@@ -246,8 +262,8 @@ def _webp_canvas(head: bytes) -> tuple[int, int] | None:
 
 
 def _describe(head: bytes) -> str:
-    for offset, magic, words in _FOREIGN:
+    for offset, magic, words in _KNOWN:
         if head[offset : offset + len(magic)] == magic:
             return f"looks like {words}"
     shown = head[:8].hex(" ")
-    return f"is not an image of a known format, or its header is damaged (starts with {shown})"
+    return f"is not an image of a known format (starts with {shown})"

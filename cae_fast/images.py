@@ -15,7 +15,7 @@ float grey                            [0, 1] -> [-1, 1]; refused where a value i
 8-bit RGB                             3 channels
 16-bit RGB, RGBA, grey + alpha        Pillow keeps the upper 8 bits of each channel
 palette                               RGB, also where all its colours are grey
-CMYK, YCbCr                           RGB by Pillow's plain formula; ICC profiles are not applied
+CMYK, YCbCr, LAB                      RGB by Pillow's plain formulas; ICC profiles are not applied
 alpha, or one transparent colour      composited over black (``channels=4``: RGBA is kept as it is)
 EXIF orientation                      applied: the picture stands as viewers show it
 animated, or several pages            refused (the preview pictures of an MPO camera file are not
@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .decoding import DEFAULT_MAX_PIXELS, decode_image, pil_to_float
+from .decoding import DEFAULT_MAX_PIXELS, decode_image, path_name, pil_to_float
 from .errors import ImageDecodeError
 
 __all__ = [
@@ -163,7 +163,7 @@ def iter_batches(
     """Read many images in order, `batch_size` at a time, holding only one batch in memory.
 
     Args:
-        sources: The images, as the items of `load_images`.
+        sources: The images, as in `load_images`.
         batch_size: Images per batch, at least 1; the last batch may be smaller.
         size: As in `load_images`, but required, so that all batches have one shape.
         channels: As in `load_images`, but required.
@@ -180,21 +180,18 @@ def iter_batches(
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
-    for start in range(0, len(sources), batch_size):
-        chunk = sources[start : start + batch_size]
-        images, reasons = load_images(
-            list(chunk),
+    items = _as_items(sources)
+    for start in range(0, len(items), batch_size):
+        chunk = items[start : start + batch_size]
+        loaded = load_images(
+            chunk,
             size=size,
             channels=channels,
             max_pixels=max_pixels,
             fit=fit,
-            on_error="collect",
+            on_error=on_error,
         )
-        if on_error == "raise":
-            bad = next((position for position, reason in enumerate(reasons) if reason), None)
-            if bad is not None:
-                raise ImageDecodeError(str(reasons[bad]))
-        yield images, reasons
+        yield loaded if isinstance(loaded, tuple) else (loaded, [None] * len(chunk))
 
 
 def load_original(
@@ -274,26 +271,27 @@ def _as_array(value: Any, name: str) -> NDArray[Any]:
             f"{name} must be a path, bytes, PIL image or array, or a list of them, "
             f"got {type(value).__name__}"
         )
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # a tensor on a device, ragged data
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name} cannot be read as an array: {reason}") from error
 
 
 def _load_one(
     item: Any, position: int, size: int | None, channels: int | None, max_pixels: int, fit: Fit
 ) -> FloatArray:
     """Read one image as [C, H, W] float32 in [-1, 1], of the channels and size asked for."""
-    if isinstance(item, (str, os.PathLike)):
-        name = os.fspath(item)
-    elif isinstance(item, bytes):
-        name = f"image {position} (bytes)"
-    else:
-        name = f"image {position}"
+    name = path_name(item) if isinstance(item, (str, os.PathLike)) else f"image {position}"
     if isinstance(item, (str, bytes, os.PathLike, Image.Image)):
-        picture = decode_image(item, max_pixels=max_pixels, name=str(name))
-        pixels = pil_to_float(picture, name=str(name), keep_alpha=channels == 4)
-        image = np.ascontiguousarray((pixels * 2.0 - 1.0).transpose(2, 0, 1))
+        picture = decode_image(item, max_pixels=max_pixels, name=name)
+        pixels = pil_to_float(picture, name=name, keep_alpha=channels == 4)
+        image = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        image *= 2.0
+        image -= 1.0
     else:
         image = _array_to_float(_as_array(item, name), name)
-    image = _match_channels(image, channels, str(name))
+    image = _match_channels(image, channels, name)
     if size is not None:
         image = _resize(image, int(size), fit)
     return image
