@@ -49,8 +49,9 @@ def overlay(
     not speak of look as they do in the image: a map of zeros returns the image.
 
     Args:
-        image: `[C, H, W]` or `[N, C, H, W]`, in [-1, 1] (values outside are clipped, NaN is black).
-            One or two channels are shown as grey (their mean), three and four as RGB (the first three).
+        image: `[C, H, W]` or `[N, C, H, W]`, in [-1, 1]; values outside are clipped, NaN is
+            black. One or two channels are shown as grey (their mean), three and four as RGB (the
+            first three).
         map: `[H', W']` or `[N, H', W']`, in [0, 1] (clipped; NaN and infinities count as 0). A map
             of another size is resized to the image, bilinearly.
         alpha: Opacity where the map is 1, in [0, 1].
@@ -90,7 +91,8 @@ def _overlay_batch(
     # The square root keeps half-strong places visible; the colour already carries the value.
     weight = alpha * np.sqrt(weight)[..., None]
     colors = apply_colors(values, table)
-    return np.rint(base * (1.0 - weight) + colors * weight).astype(np.uint8)
+    mixed: Uint8 = np.rint(base * (1.0 - weight) + colors * weight).astype(np.uint8)
+    return mixed
 
 
 def to_rgb(images: npt.ArrayLike) -> Uint8:
@@ -204,7 +206,7 @@ def _ramp_table(name: str) -> Uint8:
 
 
 def _oklch_to_srgb(lightness: Float, chroma: Float, hue: Float) -> Float:
-    """OKLab (Ottosson, 2020) in polar form to gamma-encoded sRGB in [0, 1], clipped to the gamut."""
+    """OKLab (Ottosson, 2020) in polar form to gamma-encoded sRGB, clipped to [0, 1]."""
     a, b = chroma * np.cos(hue), chroma * np.sin(hue)
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder with everything one explanation has to give: page, table, arrays and pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cae_fast.colors import overlay, resize_maps, signed_rgb, to_rgb
+from cae_fast.files import atomic_directory
+from cae_fast.report.case import Case, cases
+from cae_fast.report.page import Frames, write_html
+from cae_fast.report.pictures import Uint8, finite, picture_pixels, png_bytes
+from cae_fast.report.table import write_csv, write_parquet
+
+# How the reported point is called in file names: what is no counterfactual is not named so.
+_POINT_NAMES = {
+    "flipped": "counterfactual",
+    "not_flipped": "nearest_point",
+    "reconstruction_flips": "reconstruction",
+}
+
+
+def write_folder(
+    folder: str | os.PathLike[str],
+    explanation: Any,
+    images: npt.ArrayLike,
+    *,
+    title: str = "Explanations",
+    originals: Sequence[Any] | None = None,
+    exemplar_images: Sequence[Any] | None = None,
+    frames: Frames | None = None,
+    notes: Sequence[str] = (),
+    overwrite: bool = False,
+) -> None:
+    """Write page, table, arrays and pictures; the folder appears whole or not at all.
+
+    It gets `index.html`, `table.csv`, `table.parquet` where pyarrow is installed,
+    `explanations.npz` with the numbers, and `images/NAME/*.png` with image, reconstruction,
+    counterfactual (`nearest_point` where nothing flipped), signed change, saliency, overlay, and
+    `path/*.png`.
+
+    Args:
+        folder: The folder to write.
+        explanation: The `cf.Explanation`.
+        images: The explained images `[N, C, H, W]` in [-1, 1].
+        title: Heading of the page.
+        originals: Pictures before resizing; see `write_html`. Overlays are of their size.
+        exemplar_images: Pictures of the exemplars; see `write_html`.
+        frames: Decoded frames along the paths.
+        notes: Paragraphs for the head of the page.
+        overwrite: Replace a folder that is not empty.
+
+    Raises:
+        ValueError: The folder is a file or not empty, or counts disagree.
+        OSError: The file system refused.
+    """
+    with atomic_directory(folder, overwrite=overwrite) as temporary:
+        write_contents(
+            temporary,
+            explanation,
+            np.asarray(images),
+            title=title,
+            originals=originals,
+            exemplar_images=exemplar_images,
+            frames=frames,
+            notes=notes,
+        )
+
+
+def write_contents(
+    folder: Path,
+    explanation: Any,
+    images: npt.NDArray[Any],
+    *,
+    title: str,
+    originals: Sequence[Any] | None,
+    exemplar_images: Sequence[Any] | None,
+    frames: Frames | None,
+    notes: Sequence[str],
+) -> None:
+    """Fill an existing folder; see `write_folder`."""
+    write_html(
+        folder / "index.html",
+        explanation,
+        images,
+        title=title,
+        originals=originals,
+        exemplar_images=exemplar_images,
+        frames=frames,
+        notes=notes,
+    )
+    write_csv(folder / "table.csv", explanation)
+    if importlib.util.find_spec("pyarrow"):
+        write_parquet(folder / "table.parquet", explanation)
+    _write_arrays(folder / "explanations.npz", explanation)
+    rows = cases(explanation)
+    for case, name in zip(rows, folder_names([case.name for case in rows]), strict=True):
+        pictures = _pictures(
+            case,
+            explanation,
+            images[case.index],
+            None if originals is None else originals[case.index],
+        )
+        if not pictures:
+            continue
+        target = folder / "images" / name
+        target.mkdir(parents=True)
+        for stem, pixels in pictures.items():
+            (target / f"{stem}.png").write_bytes(png_bytes(pixels))
+        if frames is not None and case.has_path and case.has_pictures:
+            _write_frames(target / "path", frames, case.index)
+
+
+def folder_names(names: Sequence[str]) -> list[str]:
+    """Distinct folder names for images, with nothing in them that a file system minds."""
+    used: set[str] = set()
+    result = []
+    for name in names:
+        stem = os.path.splitext(name)[0]
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._")[-80:] or "image"
+        candidate, number = plain, 2
+        while candidate.lower() in used:
+            candidate, number = f"{plain}_{number}", number + 1
+        used.add(candidate.lower())
+        result.append(candidate)
+    return result
+
+
+def _pictures(
+    case: Case, explanation: Any, image: npt.NDArray[Any], original: Any
+) -> dict[str, Uint8]:
+    if case.status == "rejected" or not finite(image):
+        return {}
+    pictures = {"image": to_rgb(image)}
+    point = _POINT_NAMES.get(case.status)
+    if point is None:
+        return pictures
+    i = case.index
+    saliency = np.asarray(explanation.saliency[i])
+    under = image if original is None else _as_image(original)
+    grey = resize_maps(saliency[None], (saliency.shape[0], saliency.shape[1]))[0]
+    prefix = "" if case.status == "flipped" else f"{point}_"
+    return pictures | {
+        "reconstruction": to_rgb(explanation.reconstruction[i]),
+        point: to_rgb(explanation.counterfactual[i]),
+        f"{prefix}difference": signed_rgb(explanation.difference[i]),
+        f"{prefix}saliency": np.repeat(np.rint(grey * 255).astype(np.uint8)[..., None], 3, axis=-1),
+        f"{prefix}overlay": overlay(under, saliency, alpha=0.8),
+    }
+
+
+def _as_image(picture: Any) -> npt.NDArray[np.float32]:
+    pixels = picture_pixels(picture).astype(np.float32)
+    return np.moveaxis(pixels / 127.5 - 1.0, -1, 0)
+
+
+def _write_frames(folder: Path, frames: Frames, index: int) -> None:
+    folder.mkdir()
+    for position, t in enumerate(np.asarray(frames.t).tolist()):
+        pixels = to_rgb(frames.images[index][position])
+        (folder / f"{position:03d}_t{t:.3f}.png").write_bytes(png_bytes(pixels))
+
+
+def _write_arrays(path: Path, explanation: Any) -> None:
+    arrays = {
+        name: np.asarray(getattr(explanation, name))
+        for name in (
+            "counterfactual",
+            "reconstruction",
+            "difference",
+            "saliency",
+            "t_flip",
+            "bracket",
+            "source_class",
+            "target_class",
+            "reached_class",
+            "logits_source",
+            "logits_counterfactual",
+            "evaluations",
+            "exemplar",
+        )
+    }
+    arrays["status"] = np.array([str(status) for status in explanation.status], dtype=np.str_)
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
