@@ -5,7 +5,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include "search/flip_search.h"
 
@@ -76,8 +75,7 @@ struct RandomPath {
     out[top] = random ? 2.0F : 2.25F + static_cast<float>(draw(step, 6) % 9) * 0.25F;
     if (kind == PathKind::kPoisoned && draw(step, 7) % 16 == 0) {
       const uint64_t which = draw(step, 8) % 3;
-      const float infinity = std::numeric_limits<float>::infinity();
-      const float value = which == 0 ? infinity - infinity : which == 1 ? infinity : -infinity;
+      const float value = which == 0 ? NAN : which == 1 ? INFINITY : -INFINITY;
       out[draw(step, 9) % static_cast<uint64_t>(num_classes)] = value;
     }
   }
