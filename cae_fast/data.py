@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .data_layout import scan_folder
-from .images import DEFAULT_MAX_PIXELS, Fit, OnError, load_images
+from .decoding import DEFAULT_MAX_PIXELS
+from .images import Fit, OnError, load_images
 
 __all__ = ["ImageDataset"]
 

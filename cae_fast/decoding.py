@@ -178,6 +178,9 @@ def _decode_stream(stream: BinaryIO, length: int, max_pixels: int, name: str) ->
     try:
         with _decode_errors(name, f"{length} bytes"):
             image = Image.open(stream, formats=FORMATS)
+    except Image.DecompressionBombError as error:  # Pillow's own cap came first
+        cap = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise ImageDecodeError(f"{name}: more pixels than the {cap:,} allowed: {error}") from error
     except ImageDecodeError as error:
         if isinstance(error.__cause__, UnidentifiedImageError):
             raise ImageDecodeError(
@@ -213,7 +216,7 @@ def _check_pixels(
         raise ImageDecodeError(f"{name}: is {width}x{height} pixels; wanted at least 1x1")
     if width * height > max_pixels:
         raise ImageDecodeError(
-            f"{name}: {width}x{height} pixels are more than the {max_pixels:,} allowed; "
+            f"{name}: {width}x{height} pixels, more pixels than the {max_pixels:,} allowed; "
             "scale it down or raise max_pixels"
         )
 
@@ -223,7 +226,7 @@ def _decode_errors(name: str, seen: str) -> Iterator[None]:
     """Turn whatever a decoder raises on a bad file into one ImageDecodeError."""
     try:
         yield
-    except (MemoryError, ImageDecodeError):
+    except (MemoryError, ImageDecodeError, Image.DecompressionBombError):
         raise
     # Pillow's readers raise nearly any exception on garbage: OSError, SyntaxError, struct.error,
     # zlib.error, KeyError, OverflowError, ...

@@ -41,17 +41,7 @@ from PIL import Image
 from .decoding import DEFAULT_MAX_PIXELS, decode_image, path_name, pil_to_float
 from .errors import ImageDecodeError
 
-__all__ = [
-    "DEFAULT_MAX_PIXELS",
-    "Fit",
-    "ImageSource",
-    "OnError",
-    "decode_image",
-    "iter_batches",
-    "load_images",
-    "load_original",
-    "to_uint8",
-]
+__all__ = ["decode_image", "iter_batches", "load_images", "load_original", "to_uint8"]
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
 Fit: TypeAlias = Literal["stretch", "crop", "pad"]
@@ -59,7 +49,6 @@ OnError: TypeAlias = Literal["raise", "collect"]
 FloatArray: TypeAlias = NDArray[np.float32]
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-_FITS = ("stretch", "crop", "pad")
 _MAX_SIZE = 16384
 
 
@@ -131,13 +120,23 @@ def load_images(
             good and `size` or `channels` leave the shape of the result open.
         ValueError: Wrong type, shape, dtype or range, or sizes that differ (named in the text).
     """
-    _check_options(size, channels, max_pixels, fit)
-    if on_error not in ("raise", "collect"):
-        raise ValueError(f"on_error must be 'raise' or 'collect', got {on_error!r}")
-    items = _as_items(source)
+    _check_options(size, channels, max_pixels, fit, on_error)
+    images, reasons = _load_all(_as_items(source), 0, size, channels, max_pixels, fit, on_error)
+    return images if on_error == "raise" else (images, reasons)
+
+
+def _load_all(
+    items: list[Any],
+    first: int,  # number of items[0] in error texts
+    size: int | None,
+    channels: int | None,
+    max_pixels: int,
+    fit: Fit,
+    on_error: OnError,
+) -> tuple[FloatArray, list[str | None]]:
     rows: list[FloatArray | None] = []
     reasons: list[str | None] = []
-    for position, item in enumerate(items):
+    for position, item in enumerate(items, start=first):
         try:
             rows.append(_load_one(item, position, size, channels, max_pixels, fit))
             reasons.append(None)
@@ -146,8 +145,7 @@ def load_images(
                 raise
             rows.append(None)
             reasons.append(str(error))
-    images = _stack(rows, reasons, size, channels)
-    return images if on_error == "raise" else (images, reasons)
+    return _stack(rows, reasons, size, channels), reasons
 
 
 def iter_batches(
@@ -180,18 +178,11 @@ def iter_batches(
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+    _check_options(size, channels, max_pixels, fit, on_error)
     items = _as_items(sources)
     for start in range(0, len(items), batch_size):
         chunk = items[start : start + batch_size]
-        loaded = load_images(
-            chunk,
-            size=size,
-            channels=channels,
-            max_pixels=max_pixels,
-            fit=fit,
-            on_error=on_error,
-        )
-        yield loaded if isinstance(loaded, tuple) else (loaded, [None] * len(chunk))
+        yield _load_all(chunk, start, size, channels, max_pixels, fit, on_error)
 
 
 def load_original(
@@ -210,8 +201,11 @@ def load_original(
         ImageDecodeError: The file cannot be read as an image.
         ValueError: Wrong type, shape, dtype, range or number of channels.
     """
-    image: NDArray[np.uint8] = to_uint8(load_images(source, channels=3, max_pixels=max_pixels))[0]
-    return image
+    images = to_uint8(load_images(source, channels=3, max_pixels=max_pixels))
+    if len(images) != 1:
+        raise ValueError(f"source must be one image, got {len(images)}")
+    first: NDArray[np.uint8] = images[0]
+    return first
 
 
 def to_uint8(images: NDArray[Any]) -> NDArray[np.uint8]:
@@ -236,7 +230,9 @@ def to_uint8(images: NDArray[Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1).astype(np.uint8))
 
 
-def _check_options(size: int | None, channels: int | None, max_pixels: int, fit: str) -> None:
+def _check_options(
+    size: int | None, channels: int | None, max_pixels: int, fit: str, on_error: str
+) -> None:
     limits = (("size", size, _MAX_SIZE), ("channels", channels, 4), ("max_pixels", max_pixels, 0))
     for name, value, highest in limits:
         if value is None and name != "max_pixels":
@@ -245,8 +241,10 @@ def _check_options(size: int | None, channels: int | None, max_pixels: int, fit:
         if not integral or int(value) < 1 or (highest and int(value) > highest):  # type: ignore[arg-type]
             wanted = f"in 1..{highest}" if highest else "of at least 1"
             raise ValueError(f"{name} must be an integer {wanted}, got {value!r}")
-    if fit not in _FITS:
-        raise ValueError(f"fit must be one of {', '.join(_FITS)}, got {fit!r}")
+    if fit not in ("stretch", "crop", "pad"):
+        raise ValueError(f"fit must be 'stretch', 'crop' or 'pad', got {fit!r}")
+    if on_error not in ("raise", "collect"):
+        raise ValueError(f"on_error must be 'raise' or 'collect', got {on_error!r}")
 
 
 def _as_items(source: Any) -> list[Any]:
@@ -299,7 +297,7 @@ def _load_one(
 
 def _array_to_float(array: NDArray[Any], name: str) -> FloatArray:
     """Convert one array, [H, W], integer [H, W, C] or floating [C, H, W], to [C, H, W]."""
-    integer = array.dtype in (np.dtype(np.uint8), np.dtype(np.uint16))
+    integer = array.dtype.kind == "u" and array.dtype.itemsize <= 2
     if not integer and not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{name} must be uint8, uint16 or floating, got {array.dtype}")
     layout = "[H, W] or [H, W, C]" if integer else "[H, W] or [C, H, W]"
