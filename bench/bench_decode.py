@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import cae_fast as cf
-from cae_fast.backends import open_backend
+from cae_fast.backends.native import NativeBackend
 from cae_fast.testing import FLOAT32_TOLERANCE, random_images, relative_error
 
 
 @pytest.mark.benchmark(group="decode")
 @pytest.mark.parametrize("points", [1, 4])
 def bench_decode_path(model: cf.CAE, compare: Callable[..., None], points: int) -> None:
-    engine = open_backend(model, "cpu")
+    engine = NativeBackend(model, max_batch=16)
     individual, class_code = engine.encode(random_images(model.config, 1))
     codes = class_code + np.linspace(0, 1, points, dtype=np.float32)[:, None]
     index = np.zeros(points, dtype=np.int32)

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import cae_fast as cf
-from cae_fast.backends import open_backend
+from cae_fast.backends.native import NativeBackend
 from cae_fast.testing import FLOAT32_TOLERANCE, random_images, relative_error
 
 
 @pytest.mark.benchmark(group="encode")
 @pytest.mark.parametrize("batch", [1, 4])
 def bench_encode(model: cf.CAE, compare: Callable[..., None], batch: int) -> None:
-    engine = open_backend(model, "cpu")
+    engine = NativeBackend(model, max_batch=16)
     images = random_images(model.config, batch)
     module = model.module().eval()
 

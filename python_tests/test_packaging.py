@@ -165,7 +165,7 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # The content is the question here, not CUDA; without it the build takes half the time.
-    environment = {**os.environ, "PATH": tools, "CAE_CUDA": "OFF"}
+    environment = {**os.environ, "PATH": tools, "CAE_CMAKE_ARGS": "-DCAE_CUDA=OFF"}
     subprocess.run([*pip, "--wheel-dir", str(tmp_path), str(source)], check=True, env=environment)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -183,3 +183,30 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     }
     assert expected <= set(names)
     assert {f"{metadata}licenses/LICENSE", f"{metadata}licenses/DATA_LICENSES.md"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("words", "outcome", "text"),
+    [
+        ("", 0, "1 skipped"),
+        ("browser, ray", 0, "1 skipped"),
+        ("shared", 1, "CAE_REQUIRE asks for shared"),
+        ("shraed", pytest.ExitCode.USAGE_ERROR, "unknown ['shraed']"),
+    ],
+)
+def test_required_things_fail_instead_of_skipping(
+    tmp_path: Path, words: str, outcome: int, text: str
+) -> None:
+    tests = tmp_path / "project" / "python_tests"
+    tests.mkdir(parents=True)
+    shutil.copy(ROOT / "python_tests" / "conftest.py", tests)
+    (tests / "test_it.py").write_text("def test_it(shared_dir): pass\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tests)],
+        cwd=tests,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CAE_REQUIRE": words},
+    )
+    assert done.returncode == outcome, done.stdout + done.stderr
+    assert text in done.stdout + done.stderr
