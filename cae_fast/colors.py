@@ -86,7 +86,7 @@ def _overlay_batch(
     base = to_rgb(images)
     if base.size == 0:
         return base
-    values = resize_maps(maps, (base.shape[1], base.shape[2]))
+    values = resize_maps(maps, (int(base.shape[1]), int(base.shape[2])))
     weight = np.clip((values - threshold) / (1.0 - threshold), 0.0, 1.0)
     # The square root keeps half-strong places visible; the colour already carries the value.
     weight = alpha * np.sqrt(weight)[..., None]
@@ -174,7 +174,8 @@ def signed_rgb(difference: npt.ArrayLike, limit: float | None = None) -> Uint8:
 
 def apply_colors(values: Float, table: Uint8) -> Uint8:
     """Colours of values in [0, 1] by a table `[M, 3]`: uint8 `[..., 3]`."""
-    return table[np.rint(values * (len(table) - 1)).astype(np.int64)]
+    colors: Uint8 = table[np.rint(values * (len(table) - 1)).astype(np.int64)]
+    return colors
 
 
 def color_table(colormap: str | npt.ArrayLike) -> Uint8:

@@ -97,6 +97,8 @@ def softmax(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
 def cases(explanation: Any) -> list[Case]:
     """Each image of a `cf.Explanation` as a `Case`, in order."""
     class_names = tuple(str(name) for name in explanation.class_names)
+    if not class_names:
+        class_names = tuple(map(str, range(np.shape(explanation.logits_source)[1])))
     return [_case(explanation, i, class_names) for i in range(len(explanation.status))]
 
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,11 @@ import numpy.typing as npt
 from cae_fast.colors import overlay, resize_maps, signed_rgb, to_rgb
 from cae_fast.files import atomic_directory
 from cae_fast.report.case import Case, cases
-from cae_fast.report.page import Frames, write_html
 from cae_fast.report.pictures import Uint8, finite, picture_pixels, png_bytes
 from cae_fast.report.table import write_csv, write_parquet
+
+if TYPE_CHECKING:
+    from cae_fast.explanation import Explanation
 
 # How the reported point is called in file names: what is no counterfactual is not named so.
 _POINT_NAMES = {
@@ -30,31 +33,27 @@ _POINT_NAMES = {
 
 def write_folder(
     folder: str | os.PathLike[str],
-    explanation: Any,
-    images: npt.ArrayLike,
+    explanation: Explanation,
     *,
     title: str = "Explanations",
     originals: Sequence[Any] | None = None,
     exemplar_images: Sequence[Any] | None = None,
-    frames: Frames | None = None,
     notes: Sequence[str] = (),
     overwrite: bool = False,
 ) -> None:
     """Write page, table, arrays and pictures; the folder appears whole or not at all.
 
-    It gets `index.html`, `table.csv`, `table.parquet` where pyarrow is installed,
-    `explanations.npz` with the numbers, and `images/NAME/*.png` with image, reconstruction,
+    It gets `index.html`, `table.csv`, `table.parquet` where pyarrow is installed, `explanation/`
+    with all arrays for `cf.Explanation.load`, and `images/NAME/*.png` with image, reconstruction,
     counterfactual (`nearest_point` where nothing flipped), signed change, saliency, overlay, and
     `path/*.png`.
 
     Args:
         folder: The folder to write.
         explanation: The `cf.Explanation`.
-        images: The explained images `[N, C, H, W]` in [-1, 1].
         title: Heading of the page.
         originals: Pictures before resizing; see `write_html`. Overlays are of their size.
         exemplar_images: Pictures of the exemplars; see `write_html`.
-        frames: Decoded frames along the paths.
         notes: Paragraphs for the head of the page.
         overwrite: Replace a folder that is not empty.
 
@@ -63,60 +62,40 @@ def write_folder(
         OSError: The file system refused.
     """
     with atomic_directory(folder, overwrite=overwrite) as temporary:
-        write_contents(
-            temporary,
-            explanation,
-            np.asarray(images),
+        host = explanation.numpy()
+        host.to_html(
+            temporary / "index.html",
             title=title,
             originals=originals,
             exemplar_images=exemplar_images,
-            frames=frames,
             notes=notes,
         )
+        write_csv(temporary / "table.csv", host)
+        if importlib.util.find_spec("pyarrow"):
+            write_parquet(temporary / "table.parquet", host)
+        host.save(temporary / "explanation")
+        # The same pictures lie in images/, under the names of the images.
+        shutil.rmtree(temporary / "explanation" / "images")
+        _write_images(temporary / "images", host, originals)
 
 
-def write_contents(
-    folder: Path,
-    explanation: Any,
-    images: npt.NDArray[Any],
-    *,
-    title: str,
-    originals: Sequence[Any] | None,
-    exemplar_images: Sequence[Any] | None,
-    frames: Frames | None,
-    notes: Sequence[str],
-) -> None:
-    """Fill an existing folder; see `write_folder`."""
-    write_html(
-        folder / "index.html",
-        explanation,
-        images,
-        title=title,
-        originals=originals,
-        exemplar_images=exemplar_images,
-        frames=frames,
-        notes=notes,
-    )
-    write_csv(folder / "table.csv", explanation)
-    if importlib.util.find_spec("pyarrow"):
-        write_parquet(folder / "table.parquet", explanation)
-    _write_arrays(folder / "explanations.npz", explanation)
+def _write_images(folder: Path, explanation: Explanation, originals: Sequence[Any] | None) -> None:
     rows = cases(explanation)
     for case, name in zip(rows, folder_names([case.name for case in rows]), strict=True):
         pictures = _pictures(
             case,
             explanation,
-            images[case.index],
+            explanation.images[case.index],
             None if originals is None else originals[case.index],
         )
         if not pictures:
             continue
-        target = folder / "images" / name
+        target = folder / name
         target.mkdir(parents=True)
         for stem, pixels in pictures.items():
             (target / f"{stem}.png").write_bytes(png_bytes(pixels))
-        if frames is not None and case.has_path and case.has_pictures:
-            _write_frames(target / "path", frames, case.index)
+        if explanation.path_images is not None and case.has_path and case.has_pictures:
+            _write_frames(target / "path", explanation.frame_t, explanation.path_images[case.index])
 
 
 def folder_names(names: Sequence[str]) -> list[str]:
@@ -135,7 +114,7 @@ def folder_names(names: Sequence[str]) -> list[str]:
 
 
 def _pictures(
-    case: Case, explanation: Any, image: npt.NDArray[Any], original: Any
+    case: Case, explanation: Explanation, image: npt.NDArray[Any], original: Any
 ) -> dict[str, Uint8]:
     if case.status == "rejected" or not finite(image):
         return {}
@@ -162,31 +141,7 @@ def _as_image(picture: Any) -> npt.NDArray[np.float32]:
     return np.moveaxis(pixels / 127.5 - 1.0, -1, 0)
 
 
-def _write_frames(folder: Path, frames: Frames, index: int) -> None:
+def _write_frames(folder: Path, positions: npt.NDArray[Any], pictures: npt.NDArray[Any]) -> None:
     folder.mkdir()
-    for position, t in enumerate(np.asarray(frames.t).tolist()):
-        pixels = to_rgb(frames.images[index][position])
-        (folder / f"{position:03d}_t{t:.3f}.png").write_bytes(png_bytes(pixels))
-
-
-def _write_arrays(path: Path, explanation: Any) -> None:
-    arrays = {
-        name: np.asarray(getattr(explanation, name))
-        for name in (
-            "counterfactual",
-            "reconstruction",
-            "difference",
-            "saliency",
-            "t_flip",
-            "bracket",
-            "source_class",
-            "target_class",
-            "reached_class",
-            "logits_source",
-            "logits_counterfactual",
-            "evaluations",
-            "exemplar",
-        )
-    }
-    arrays["status"] = np.array([str(status) for status in explanation.status], dtype=np.str_)
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    for row, (t, picture) in enumerate(zip(positions.tolist(), pictures, strict=True)):
+        (folder / f"{row:03d}_t{t:.3f}.png").write_bytes(png_bytes(to_rgb(picture)))

@@ -221,13 +221,9 @@ def _tools(rows: Sequence[Case]) -> str:
 
 
 def total_seconds(meta: Mapping[str, Any]) -> float | None:
-    """Seconds of the whole explanation, from the stages in its `meta`; None where unknown."""
-    stages = meta.get("seconds")
-    if isinstance(stages, Mapping):
-        if "total" in stages:
-            return float(stages["total"])
-        return float(sum(float(value) for value in stages.values())) if stages else None
-    return float(stages) if isinstance(stages, (int, float)) else None
+    """Seconds of the whole explanation by its `meta`; None where unknown."""
+    total = meta.get("seconds", {}).get("total")
+    return None if total is None else float(total)
 
 
 def duration(seconds: float) -> str:

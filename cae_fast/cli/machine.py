@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cae-fast info`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cae_fast.cli.output import AsJson, Output, Quiet
+
+
+def info(quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Say what this machine and this installation offer: processor, CUDA, TensorRT, versions."""
+    from cae_fast.environment import info as collect
+
+    facts = collect()
+    out = Output(quiet=quiet, as_json=as_json)
+    for name, text in _lines(facts):
+        out.line(f"{name:<12}{text}")
+    out.result(facts)
+
+
+def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    cpu, extension = facts["cpu"], facts["extension"]
+    lines = [
+        ("cae_fast", f"{facts['version']}, Python {facts['python']}, {facts['platform']}"),
+        ("extension", "built" if extension["built"] else f"not usable: {extension['reason']}"),
+    ]
+    if extension["built"]:
+        isas = ", ".join(cpu["isas"])
+        lines.append(("CPU", f"{cpu['isa']} in use (of {isas}), {cpu['threads']} threads"))
+    lines += [("CUDA", text) for text in _cuda(facts["cuda"])]
+    found = ", ".join(f"{name} {version}" for name, version in facts["tensorrt"].items())
+    lines.append(("TensorRT", found or "neither tensorrt nor tensorrt_rtx is installed"))
+    packages = [f"{name} {v}" for name, v in facts["packages"].items() if v]
+    missing = [name for name, v in facts["packages"].items() if not v]
+    lines.append(("packages", ", ".join(packages)))
+    if missing:
+        lines.append(("", f"not installed: {', '.join(missing)}"))
+    return lines
+
+
+def _cuda(cuda: dict[str, Any]) -> list[str]:
+    if cuda["built"]:
+        archs = ", ".join(str(arch) for arch in cuda.get("archs", []))
+        lines = [f"built with {cuda.get('compiler', 'nvcc')} for {archs}"]
+    else:
+        lines = [f"not built: {cuda['reason']}"]
+    found = cuda["driver_found"] or "none"
+    enough = "" if cuda["driver_ok"] or cuda["driver_found"] is None else ": too old"
+    lines.append(f"driver {found} found, {cuda['driver_needed']} or later needed{enough}")
+    for device in cuda.get("devices", []):
+        gib = device["memory_bytes"] / 2**30
+        lines.append(f"{device['name']}, compute capability {device['capability']}, {gib:.0f} GiB")
+    if not cuda.get("devices"):
+        lines.append(f"no GPU: {cuda.get('error') or 'none found'}")
+    return lines

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`cae-fast train`, `train-classifier`, `import-checkpoint` and `encode`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cae_fast.cli.output import AsJson, Output, Quiet, output_file
+
+Data = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA", help="Folder of images: DIR/{train,test}/{class}/* or DIR/{class}/*."
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Device = Annotated[str, typer.Option(help='"auto", "cpu", "cuda" or "cuda:1".')]
+
+
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
+    image_size: Annotated[int, typer.Option(help="Side of the square images.")] = 128,
+    in_channels: Annotated[
+        int | None, typer.Option(help="Image channels; by default as the images have.")
+    ] = None,
+    channels: Annotated[int, typer.Option(help="Width of the networks.")] = 64,
+    num_blocks: Annotated[int, typer.Option(help="Residual blocks.")] = 6,
+    code_dim: Annotated[int, typer.Option(help="Length of the class code.")] = 8,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 20_000,
+    batch_size: Annotated[int, typer.Option(help="Image pairs per step.")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="Rate of Adam at the start.")] = 2e-4,
+    schedule: Annotated[str, typer.Option(help="cosine, halving or constant.")] = "cosine",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    labels: Annotated[
+        str, typer.Option(help='"folder", or "classifier": explain what --classifier sees.')
+    ] = "folder",
+    classifier: Annotated[
+        str | None, typer.Option(help="The classifier to be explained; measures the promises.")
+    ] = None,
+    critic: Annotated[
+        Path | None, typer.Option(help="A second .pt2 classifier that guides the decoder.")
+    ] = None,
+    augment: Annotated[str, typer.Option(help="none, flip or dihedral.")] = "flip",
+    validation_fraction: Annotated[float, typer.Option(help="Share held out, by group.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of weights, pairs, mirroring and the split.")] = 0,
+    device: Device = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a CAE on class folders; RUN/model.safetensors at the end. Several GPUs by torchrun."""
+    given = dict(locals())
+    from cae_fast.training import TrainOptions
+    from cae_fast.training import train as run
+
+    options = TrainOptions(**_fields(TrainOptions, given) | {"quiet": quiet or as_json})
+    model = Path(run(options))
+    if int(os.environ.get("RANK", "0")) > 0:
+        return
+    printed = Output(quiet=quiet, as_json=as_json)
+    printed.line(str(model))
+    printed.result({"model": str(model), "run": str(out), "steps": steps})
+
+
+def train_classifier(
+    data: Data,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="FILE.pt2 or FILE.onnx; both are written.")
+    ],
+    image_size: Annotated[int | None, typer.Option(help="Side; by default as the images.")] = None,
+    in_channels: Annotated[
+        int | None, typer.Option(help="Channels; by default as the images.")
+    ] = None,
+    width: Annotated[int, typer.Option(help="Channels of the first layers.")] = 16,
+    epochs: Annotated[int, typer.Option(help="Passes over the images, at most.")] = 60,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Rate of AdamW at the start.")] = 2e-3,
+    augment: Annotated[str, typer.Option(help="none, flip or dihedral.")] = "flip",
+    seed: Annotated[int, typer.Option(help="Of weights, order and the split.")] = 0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a plain baseline classifier to explain, when there is none; writes .pt2 and .onnx."""
+    given = dict(locals())
+    output_file(out, (".pt2", ".onnx"))
+    from cae_fast.training import ClassifierOptions
+    from cae_fast.training import train_classifier as run
+
+    options = ClassifierOptions(**_fields(ClassifierOptions, given) | {"quiet": quiet or as_json})
+    files = run(options)
+    printed = Output(quiet=quiet, as_json=as_json)
+    result = _plain(files)
+    for name, value in result.items():
+        printed.line(f"{name}: {value}")
+    printed.result(result)
+
+
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(metavar="GEN.pt", help="Generator checkpoint.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="model.safetensors to write.")],
+    image_size: Annotated[int, typer.Option(help="Side of the images it was trained on.")] = 256,
+    class_names: Annotated[
+        str | None, typer.Option(help="Names of the classes, in order, with commas between.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a generator checkpoint of the authors' public code; pickled code is never run."""
+    from cae_fast.model import CAE
+
+    output_file(out, (".safetensors",))
+    names = tuple(name.strip() for name in class_names.split(",")) if class_names else ()
+    model = CAE.from_authors(checkpoint, image_size=image_size, class_names=names)
+    model.save(out)
+    printed = Output(quiet=quiet, as_json=as_json)
+    printed.line(f"{out}: sha256 {model.sha256}")
+    printed.result({"model": str(out), "sha256": model.sha256, "config": model.config.to_dict()})
+
+
+def encode(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="model.safetensors.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="BANK", help="bank.parquet or bank.csv to write.")],
+    classifier: Annotated[
+        str | None, typer.Option(help="Classifier asked for the predicted classes.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, test, val or all.")] = "train",
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Keep a small picture of each image.")
+    ] = False,
+    backend: Annotated[str, typer.Option(help="auto, cpu or torch.")] = "auto",
+    max_batch: Annotated[int | None, typer.Option(help="Images in memory at a time.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the code bank: name, group, class code, label and predicted class of each image."""
+    from cae_fast.bank import CodeBank
+    from cae_fast.classifier import Classifier
+    from cae_fast.data import ImageDataset
+    from cae_fast.model import CAE
+
+    output_file(out, (".parquet", ".csv"))
+    printed = Output(quiet=quiet, as_json=as_json)
+    dataset = ImageDataset.from_folder(data, split=None if split == "all" else split)
+    with printed.progress("encoding") as moved:
+        bank = CodeBank.build(
+            CAE.load(model),
+            dataset,
+            classifier=None if classifier is None else Classifier.load(classifier),
+            thumbnails=thumbnails,
+            backend=backend,
+            batch=max_batch,
+            on_progress=moved,
+        )
+    bank.save(out)
+    printed.line(f"{out}: {len(bank)} images, {bank.code_dim} numbers each")
+    if classifier is not None:
+        usable = int(bank.usable.sum())
+        printed.line(f"{usable} of them classified as labelled, and so usable as exemplars")
+    printed.result(
+        {
+            "bank": str(out),
+            "images": len(bank),
+            "code_dim": bank.code_dim,
+            "usable": int(bank.usable.sum()),
+            "class_names": list(bank.class_names),
+            "sha256": bank.sha256,
+            "model_sha256": bank.model_sha256,
+        }
+    )
+
+
+def _fields(options: type[Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a verb that are options of its function."""
+    names = {field.name for field in dataclasses.fields(options)}
+    return {name: value for name, value in given.items() if name in names}
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """A result's fields as JSON values."""
+    return {
+        field.name: str(item) if isinstance(item, os.PathLike) else item
+        for field in dataclasses.fields(value)
+        if (item := getattr(value, field.name)) is not None
+    }
