@@ -309,6 +309,7 @@ VALID: dict[str, Any] = {
         ("num_classes", 0, "num_classes must be at least 1, got 0"),
         ("grid", 0, "grid must be a power of two, got 0"),
         ("grid", 100, "grid must be a power of two, got 100"),
+        ("grid", 2**40, "grid is out of range: 1099511627776"),
         ("grid", -8, "grid must be a power of two, got -8"),
         ("coarse", 3, "coarse must be a power of two"),
         ("coarse", 16, "at most grid = 8, got 16"),

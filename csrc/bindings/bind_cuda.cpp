@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bindings/bind.h"
 #include "cuda/device_cuda.h"
 
 namespace py = pybind11;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/bind.h"
 #include "core/check.h"
 #include "search/flip_search_host.h"
 
@@ -122,11 +123,21 @@ std::vector<int32_t> read_classes(const py::handle& value, const char* name) {
   return out;
 }
 
+/// A size that no int32 holds is out of range like any other bad value.
+int32_t read_size(int64_t value, const char* name) {
+  CAE_CHECK(
+      value >= std::numeric_limits<int32_t>::min() && value <= std::numeric_limits<int32_t>::max(),
+      name, " is out of range: ", value);
+  return static_cast<int32_t>(value);
+}
+
 FlipSearch make_search(const py::object& source_class, const py::object& target_class,
-                       int32_t num_classes, int32_t grid, int32_t coarse, int32_t depth,
+                       int64_t num_classes, int64_t grid, int64_t coarse, int64_t depth,
                        double min_probability) {
+  const FlipRules rules{read_size(num_classes, "num_classes"), read_size(grid, "grid"),
+                        read_size(coarse, "coarse"), read_size(depth, "depth"), min_probability};
   return {read_classes(source_class, "source_class"), read_classes(target_class, "target_class"),
-          FlipRules{num_classes, grid, coarse, depth, min_probability}};
+          rules};
 }
 
 py::array_t<int32_t> to_array(const std::vector<int32_t>& values) {
@@ -145,16 +156,22 @@ py::array_t<bool> update(FlipSearch& search, const py::array& logits) {
   const auto rows = py::array_t<float, py::array::c_style | py::array::forcecast>(logits);
   const std::vector<uint8_t> keep = search.update(rows.data(), rows.shape(0), rows.shape(1));
   py::array_t<bool> out(static_cast<py::ssize_t>(keep.size()));
-  for (size_t i = 0; i < keep.size(); ++i) out.mutable_at(i) = keep[i] != 0;
+  for (size_t i = 0; i < keep.size(); ++i) {
+    out.mutable_at(i) = keep[i] != 0;
+  }
   return out;
 }
 
 py::dict result(const FlipSearch& search) {
-  if (!search.done()) throw std::runtime_error("result() of a search that is not done");
+  if (!search.done()) {
+    throw std::runtime_error("result() of a search that is not done");
+  }
   const auto field = [&search](auto&& read) {
     std::vector<int32_t> values;
     values.reserve(search.states().size());
-    for (const FlipState& state : search.states()) values.push_back(read(state));
+    for (const FlipState& state : search.states()) {
+      values.push_back(read(state));
+    }
     return to_array(values);
   };
   py::dict out;

@@ -26,7 +26,9 @@ std::vector<std::string> split(const std::string& list, char separator) {
   size_t begin = 0;
   while (begin <= list.size()) {
     const size_t end = std::min(list.find(separator, begin), list.size());
-    if (end > begin) parts.push_back(list.substr(begin, end - begin));
+    if (end > begin) {
+      parts.push_back(list.substr(begin, end - begin));
+    }
     begin = end + 1;
   }
   return parts;
@@ -41,7 +43,9 @@ std::string describe(cudaError_t error, const CudaStatus& status) {
   const std::string text = cudaGetErrorString(error);
   const std::string needed = "CUDA " + version_text(status.runtime) + " needs driver >= 580";
   static_assert(CUDART_VERSION / 1000 == 13, "the driver named above is that of CUDA 13");
-  if (status.driver == 0) return "no NVIDIA driver found (" + needed + ")";
+  if (status.driver == 0) {
+    return "no NVIDIA driver found (" + needed + ")";
+  }
   if (error == cudaErrorInsufficientDriver) {
     return "the driver serves CUDA " + version_text(status.driver) + " only: " + needed;
   }
@@ -93,7 +97,9 @@ CudaStatus cuda_status() {
   for (int i = 0; i < count && error == cudaSuccess; ++i) {
     cudaDeviceProp properties{};
     error = cudaGetDeviceProperties(&properties, i);
-    if (error != cudaSuccess) break;
+    if (error != cudaSuccess) {
+      break;
+    }
     status.devices.push_back({properties.name, properties.major, properties.minor,
                               static_cast<int64_t>(properties.totalGlobalMem)});
   }
@@ -110,7 +116,9 @@ CudaStatus cuda_status() {
 void check_cuda_device(int32_t device) {
   const CudaStatus status = cuda_status();
   const auto count = static_cast<int32_t>(status.devices.size());
-  if (count == 0) throw std::runtime_error(status.error);
+  if (count == 0) {
+    throw std::runtime_error(status.error);
+  }
   if (device < 0 || device >= count) {
     throw std::runtime_error("CUDA device must be in [0, " + std::to_string(count - 1) + "], got " +
                              std::to_string(device));

@@ -12,7 +12,9 @@
 namespace cae::cuda {
 
 inline void check_cuda(cudaError_t error, const char* what, const char* file, int line) {
-  if (error == cudaSuccess) return;
+  if (error == cudaSuccess) {
+    return;
+  }
   throw std::runtime_error(std::string(file) + ":" + std::to_string(line) + ": " + what + ": " +
                            cudaGetErrorString(error));
 }

@@ -25,7 +25,9 @@ __global__ void __launch_bounds__(kThreadsPerBlock)
 void lerp_codes(const float* start, const float* end, const float* t, float* out, int64_t n,
                 int64_t d, void* stream) {
   const int64_t count = n * d;
-  if (count == 0) return;
+  if (count == 0) {
+    return;
+  }
   lerp_codes_kernel<<<elementwise_blocks(count), kThreadsPerBlock, 0,
                       static_cast<cudaStream_t>(stream)>>>(start, end, t, out, count, d);
   CAE_LAUNCH_CHECK();

@@ -82,8 +82,12 @@ CAE_HD inline int32_t top_class(const float* logits, int32_t count) {
   int32_t top = 0;
   for (int32_t i = 0; i < count; ++i) {
     const float value = logits[i];
-    if (!(value - value == 0.0F)) return kUndefined;
-    if (value > logits[top]) top = i;
+    if (!(value - value == 0.0F)) {
+      return kUndefined;
+    }
+    if (value > logits[top]) {
+      top = i;
+    }
   }
   return top;
 }
@@ -94,8 +98,9 @@ CAE_HD inline int32_t top_class(const float* logits, int32_t count) {
 CAE_HD inline double sum_exp_others(const float* logits, int32_t count, int32_t top) {
   double sum = 0.0;
   for (int32_t i = 0; i < count; ++i) {
-    if (i != top)
+    if (i != top) {
       sum += std::exp(static_cast<double>(logits[i]) - static_cast<double>(logits[top]));
+    }
   }
   return sum;
 }
@@ -119,20 +124,28 @@ CAE_HD inline bool has_bracket(const FlipState& state) { return state.hi != kUnd
 /// Bisection levels of the next round: `depth`, or the fewer that the bracket still has.
 CAE_HD inline int32_t round_levels(const FlipRules& rules, const FlipState& state) {
   int32_t levels = 0;
-  while (levels < rules.depth && ((state.hi - state.lo) >> (levels + 1)) > 0) ++levels;
+  while (levels < rules.depth && ((state.hi - state.lo) >> (levels + 1)) > 0) {
+    ++levels;
+  }
   return levels;
 }
 
 /// Number of points to classify for this image in the next round; 0 when it is done.
 CAE_HD inline int32_t num_points(const FlipRules& rules, const FlipState& state) {
-  if (state.status != FlipStatus::kSearching) return 0;
-  if (!has_bracket(state)) return rules.coarse + 1;
+  if (state.status != FlipStatus::kSearching) {
+    return 0;
+  }
+  if (!has_bracket(state)) {
+    return rules.coarse + 1;
+  }
   return (1 << round_levels(rules, state)) - 1;
 }
 
 /// Step of point `slot` of the next round; steps ascend with the slot.
 CAE_HD inline int32_t point_step(const FlipRules& rules, const FlipState& state, int32_t slot) {
-  if (!has_bracket(state)) return slot * (rules.grid / rules.coarse);
+  if (!has_bracket(state)) {
+    return slot * (rules.grid / rules.coarse);
+  }
   // Widths are powers of two not below 2^levels, so this divides evenly.
   return state.lo + (slot + 1) * ((state.hi - state.lo) >> round_levels(rules, state));
 }
@@ -142,11 +155,15 @@ CAE_HD inline PointVerdict judge_point(const FlipRules& rules, const FlipState& 
                                        const float* logits) {
   const int32_t top = top_class(logits, rules.num_classes);
   PointVerdict verdict{top, false, 0.0};
-  if (top == kUndefined) return verdict;
+  if (top == kUndefined) {
+    return verdict;
+  }
   const bool any = state.target_class == kAnyTarget;
   verdict.hits = any ? top != state.source_class : top == state.target_class;
   // The sum is needed for a threshold and, among coarse points, to rank those that do not hit.
-  if ((!verdict.hits || rules.min_probability <= 0.0) && has_bracket(state)) return verdict;
+  if ((!verdict.hits || rules.min_probability <= 0.0) && has_bracket(state)) {
+    return verdict;
+  }
   const double others = sum_exp_others(logits, rules.num_classes, top);
   verdict.hits = verdict.hits && 1.0 / (1.0 + others) >= rules.min_probability;
   const int32_t ranked = any ? state.source_class : state.target_class;
@@ -185,12 +202,16 @@ CAE_HD inline int32_t advance_coarse(const FlipRules& rules, FlipState& state,
       } else {
         state.lo = point_step(rules, state, slot - 1);
         state.hi = step;
-        if (state.hi - state.lo == 1) state.status = FlipStatus::kFlipped;
+        if (state.hi - state.lo == 1) {
+          state.status = FlipStatus::kFlipped;
+        }
       }
       return slot;
     }
     const double record = verdicts[best].log_probability;
-    if (verdict.log_probability > record + kRankTolerance * std::fabs(record)) best = slot;
+    if (verdict.log_probability > record + kRankTolerance * std::fabs(record)) {
+      best = slot;
+    }
   }
   state.status = FlipStatus::kNotFlipped;
   report_point(state, point_step(rules, state, best), verdicts[best].top_class);
@@ -221,7 +242,9 @@ CAE_HD inline int32_t advance_bisection(const FlipRules& rules, FlipState& state
       state.lo = step;
     }
   }
-  if (state.hi - state.lo == 1) state.status = FlipStatus::kFlipped;
+  if (state.hi - state.lo == 1) {
+    state.status = FlipStatus::kFlipped;
+  }
   return kept;
 }
 
@@ -229,7 +252,9 @@ CAE_HD inline int32_t advance_bisection(const FlipRules& rules, FlipState& state
 /// is now the one reported for this image (its decoded image must be kept), kUndefined if none is.
 CAE_HD inline int32_t advance_search(const FlipRules& rules, FlipState& state,
                                      const PointVerdict* verdicts) {
-  if (state.status != FlipStatus::kSearching) return kUndefined;
+  if (state.status != FlipStatus::kSearching) {
+    return kUndefined;
+  }
   state.evaluations += num_points(rules, state);
   return has_bracket(state) ? advance_bisection(rules, state, verdicts)
                             : advance_coarse(rules, state, verdicts);

@@ -54,8 +54,12 @@ class FlipSearch {
   /// Throws std::invalid_argument on a wrong shape, std::runtime_error when the search is done or
   /// points() was not called since the last update.
   std::vector<uint8_t> update(const float* logits, int64_t num_points, int64_t num_logits) {
-    if (done()) throw std::runtime_error("update() of a search that is done");
-    if (!points_taken_) throw std::runtime_error("update() again without points() in between");
+    if (done()) {
+      throw std::runtime_error("update() of a search that is done");
+    }
+    if (!points_taken_) {
+      throw std::runtime_error("update() again without points() in between");
+    }
     const auto wanted = static_cast<int64_t>(points_.step.size());
     CAE_CHECK(num_points == wanted && num_logits == rules_.num_classes, "logits must be [", wanted,
               ", ", rules_.num_classes, "], got [", num_points, ", ", num_logits, "]");
@@ -64,14 +68,18 @@ class FlipSearch {
     size_t first = 0;
     for (FlipState& state : states_) {
       const auto count = static_cast<size_t>(search::num_points(rules_, state));
-      if (count == 0) continue;
+      if (count == 0) {
+        continue;
+      }
       verdicts.clear();
       for (size_t slot = 0; slot < count; ++slot) {
         const size_t row = (first + slot) * static_cast<size_t>(rules_.num_classes);
         verdicts.push_back(judge_point(rules_, state, logits + row));
       }
       const int32_t kept = advance_search(rules_, state, verdicts.data());
-      if (kept != kUndefined) keep[first + static_cast<size_t>(kept)] = 1;
+      if (kept != kUndefined) {
+        keep[first + static_cast<size_t>(kept)] = 1;
+      }
       first += count;
     }
     ++rounds_;

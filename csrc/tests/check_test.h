@@ -14,9 +14,13 @@ inline int64_t failures = 0;
 
 inline void check(bool passed, const char* text, const char* file, int line) {
   ++checks;
-  if (passed) return;
+  if (passed) {
+    return;
+  }
   ++failures;
-  if (failures <= 20) std::fprintf(stderr, "%s:%d: failed: %s\n", file, line, text);
+  if (failures <= 20) {
+    std::fprintf(stderr, "%s:%d: failed: %s\n", file, line, text);
+  }
 }
 
 /// True if `body` throws an `Error` (or a class derived from it).

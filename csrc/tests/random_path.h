@@ -53,7 +53,9 @@ struct RandomPath {
       case PathKind::kMonotone:
         return step >= change(0) ? target : source;
       case PathKind::kThreeWay:
-        if (step >= change(1)) return target;
+        if (step >= change(1)) {
+          return target;
+        }
         return step >= change(0) ? static_cast<int32_t>(draw(-1, 3) % classes) : source;
       case PathKind::kRare:
         return draw(step, 4) % 8 == 0 ? target : source;

@@ -39,11 +39,15 @@ struct BruteForce {
     const std::vector<float> values = logits(step);
     long double sum = 0;
     for (const float value : values) {
-      if (!std::isfinite(value)) return {};
+      if (!std::isfinite(value)) {
+        return {};
+      }
       sum += std::exp(static_cast<long double>(value));
     }
     std::vector<long double> out;
-    for (const float value : values) out.push_back(std::exp(static_cast<long double>(value)) / sum);
+    for (const float value : values) {
+      out.push_back(std::exp(static_cast<long double>(value)) / sum);
+    }
     return out;
   }
 
@@ -75,7 +79,9 @@ struct BruteForce {
     int32_t lo = -1;
     int32_t hi = -1;
     for (int32_t step = 0; step <= test.rules.grid && hi < 0; step += stride) {
-      if (!finite(step)) return with_status(out, FlipStatus::kNonFinite);
+      if (!finite(step)) {
+        return with_status(out, FlipStatus::kNonFinite);
+      }
       if (hits(step)) {
         hi = step;
         lo = step - stride;
@@ -84,14 +90,20 @@ struct BruteForce {
     if (hi < 0) {
       int32_t best = 0;
       for (int32_t step = stride; step <= test.rules.grid; step += stride) {
-        if (rank(step) > rank(best) * (1 + (rank(best) > 0 ? 1e-12L : -1e-12L))) best = step;
+        if (rank(step) > rank(best) * (1 + (rank(best) > 0 ? 1e-12L : -1e-12L))) {
+          best = step;
+        }
       }
       return reporting(out, best);
     }
-    if (hi == 0) return reporting(with_status(out, FlipStatus::kReconstructionFlips), 0);
+    if (hi == 0) {
+      return reporting(with_status(out, FlipStatus::kReconstructionFlips), 0);
+    }
     while (hi - lo > 1) {
       const int32_t middle = (lo + hi) / 2;
-      if (!finite(middle)) return with_status(out, FlipStatus::kNonFinite);
+      if (!finite(middle)) {
+        return with_status(out, FlipStatus::kNonFinite);
+      }
       (hits(middle) ? hi : lo) = middle;
     }
     out.lo = lo;
@@ -144,7 +156,9 @@ std::vector<FlipState> run(const std::vector<RandomCase>& cases) {
         search.update(logits.data(), static_cast<int64_t>(points.step.size()), rules.num_classes);
     std::vector<int32_t> kept_now(cases.size(), 0);
     for (size_t i = 0; i < keep.size(); ++i) {
-      if (keep[i] == 0) continue;
+      if (keep[i] == 0) {
+        continue;
+      }
       const auto image = static_cast<size_t>(points.image_index[i]);
       kept_step[image] = points.step[i];
       CAE_TEST_CHECK(++kept_now[image] == 1);
@@ -174,7 +188,9 @@ void test_against_brute_force() {
     for (int32_t depth = 1; depth <= kMaxDepth; ++depth) {
       const FlipState state = run({random_case(index, depth)}).front();
       CAE_TEST_CHECK(same_outcome(state, expected));
-      if (depth == 1) plain_evaluations = state.evaluations;
+      if (depth == 1) {
+        plain_evaluations = state.evaluations;
+      }
       CAE_TEST_CHECK(state.evaluations >= plain_evaluations ||
                      state.status == FlipStatus::kNonFinite);
     }
@@ -202,9 +218,15 @@ void test_batches() {
       test.path.grid = rules.grid;
       test.path.source = test.source_class = test.source_class % rules.num_classes;
       test.path.target = (test.source_class + 1) % rules.num_classes;
-      if (test.target_class != kAnyTarget) test.target_class = test.path.target;
-      if (i % 7 == 5) test.target_class = test.source_class;
-      if (i % 11 == 4) test.source_class = kUndefined;
+      if (test.target_class != kAnyTarget) {
+        test.target_class = test.path.target;
+      }
+      if (i % 7 == 5) {
+        test.target_class = test.source_class;
+      }
+      if (i % 11 == 4) {
+        test.source_class = kUndefined;
+      }
       test.rules = rules;
       cases.push_back(test);
     }

@@ -34,7 +34,9 @@ CAE_HD FlipState run_search(int32_t index) {
   float logits[kMaxClasses];
   for (;;) {
     const int32_t points = cae::search::num_points(test.rules, state);
-    if (points == 0) return state;
+    if (points == 0) {
+      return state;
+    }
     for (int32_t slot = 0; slot < points; ++slot) {
       test.path.logits(cae::search::point_step(test.rules, state, slot), logits);
       verdicts[slot] = cae::search::judge_point(test.rules, state, logits);
@@ -45,7 +47,9 @@ CAE_HD FlipState run_search(int32_t index) {
 
 __global__ void run_searches(FlipState* states) {
   const int32_t index = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (index < kCases) states[index] = run_search(index);
+  if (index < kCases) {
+    states[index] = run_search(index);
+  }
 }
 
 void test_same_as_host() {

@@ -34,8 +34,12 @@ void test_each_task_once() {
   for (const int threads : kThreadCounts) {
     set_num_threads(threads);
     CAE_TEST_CHECK(get_num_threads() == threads);
-    for (const int64_t tasks : {0, 1, 2, 3, 7, 64, 1000}) CAE_TEST_CHECK(each_runs_once(tasks));
-    for (int repeat = 0; repeat < 300; ++repeat) CAE_TEST_CHECK(each_runs_once(repeat % 5));
+    for (const int64_t tasks : {0, 1, 2, 3, 7, 64, 1000}) {
+      CAE_TEST_CHECK(each_runs_once(tasks));
+    }
+    for (int repeat = 0; repeat < 300; ++repeat) {
+      CAE_TEST_CHECK(each_runs_once(repeat % 5));
+    }
   }
   set_num_threads(2);
   int untouched = 0;
@@ -49,7 +53,9 @@ void test_workers_take_part() {
   std::atomic<int> arrived{0};
   parallel_for(2, [&arrived](int64_t) {
     ++arrived;
-    while (arrived < 2) std::this_thread::yield();
+    while (arrived < 2) {
+      std::this_thread::yield();
+    }
   });
   CAE_TEST_CHECK(arrived == 2);
 }
@@ -75,7 +81,9 @@ void test_exceptions() {
       std::string seen;
       try {
         parallel_for(40, [bad](int64_t task) {
-          if (task == bad) throw std::out_of_range("task " + std::to_string(task));
+          if (task == bad) {
+            throw std::out_of_range("task " + std::to_string(task));
+          }
         });
       } catch (const std::out_of_range& error) {
         seen = error.what();
@@ -103,10 +111,14 @@ void test_many_callers() {
   for (int caller = 0; caller < kCallers; ++caller) {
     callers.emplace_back([&wrong, &inside_turn, caller] {
       for (int repeat = 0; repeat < kRepeats; ++repeat) {
-        if (!each_runs_once(1 + (caller * 7 + repeat) % 40)) ++wrong;
+        if (!each_runs_once(1 + (caller * 7 + repeat) % 40)) {
+          ++wrong;
+        }
         const PoolTurn turn;
         ++inside_turn;
-        if (!each_runs_once(3)) ++wrong;
+        if (!each_runs_once(3)) {
+          ++wrong;
+        }
       }
     });
   }
@@ -116,7 +128,9 @@ void test_many_callers() {
       std::this_thread::yield();
     }
   });
-  for (std::thread& caller : callers) caller.join();
+  for (std::thread& caller : callers) {
+    caller.join();
+  }
   stop = true;
   resizer.join();
   CAE_TEST_CHECK(wrong == 0);
@@ -140,7 +154,9 @@ int status_of_child() {
     _exit(each_runs_once(100) && each_runs_once(1000) ? 0 : 1);
   }
   int status = 0;
-  if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status)) return 99;
+  if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status)) {
+    return 99;
+  }
   return WEXITSTATUS(status);
 }
 
@@ -153,12 +169,18 @@ void test_fork() {
   std::vector<std::thread> users;
   for (int user = 0; user < 3; ++user) {
     users.emplace_back([&stop] {
-      while (!stop) each_runs_once(50);
+      while (!stop) {
+        each_runs_once(50);
+      }
     });
   }
-  for (int repeat = 0; repeat < 30; ++repeat) CAE_TEST_CHECK(status_of_child() == 0);
+  for (int repeat = 0; repeat < 30; ++repeat) {
+    CAE_TEST_CHECK(status_of_child() == 0);
+  }
   stop = true;
-  for (std::thread& user : users) user.join();
+  for (std::thread& user : users) {
+    user.join();
+  }
   CAE_TEST_CHECK(each_runs_once(10));  // the parent's pool goes on
 }
 
