@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bindings/dlpack_view.h"
+
+#include <cstring>
+
+#include "core/check.h"
+
+namespace py = pybind11;
+
+namespace cae::bindings {
+namespace {
+
+// The DLPack binary interface (dmlc.github.io/dlpack), as far as a consumer of CPU tensors reads it.
+struct DlTensor {
+  void* data;
+  int32_t device_type;
+  int32_t device_id;
+  int32_t rank;
+  uint8_t type_code;
+  uint8_t type_bits;
+  uint16_t type_lanes;
+  int64_t* shape;
+  int64_t* strides;  // elements; null if C-contiguous
+  uint64_t byte_offset;
+};
+
+constexpr int kDlCpu = 1;
+constexpr int kDlCudaHost = 3;
+
+std::string dtype_name(int code, int bits) {
+  return concat(code == 2 ? "float" : "int", bits);
+}
+
+std::string type_name(const py::handle& object) {
+  return py::str(py::type::handle_of(object).attr("__name__"));
+}
+
+}  // namespace
+
+ArrayArgument::ArrayArgument(const py::handle& object, const char* name, int code, int bits) {
+  if (py::isinstance<py::array>(object)) {
+    from_numpy(py::reinterpret_borrow<py::array>(object), name, code, bits);
+  } else if (py::hasattr(object, "__dlpack__")) {
+    from_dlpack(object, name, code, bits);
+  } else {
+    CAE_CHECK(py::hasattr(object, "__array_interface__"), name,
+              " must be an array (NumPy, __dlpack__ or __array_interface__), got ",
+              type_name(object));
+    from_numpy(py::array::ensure(object), name, code, bits);
+  }
+}
+
+void ArrayArgument::from_numpy(const py::array& array, const char* name, int code, int bits) {
+  CAE_CHECK(array, name, " must be an array, but its array interface cannot be read");
+  const py::dtype wanted(dtype_name(code, bits));
+  CAE_CHECK(array.dtype().equal(wanted), name, " must be ", dtype_name(code, bits), ", got ",
+            std::string(py::str(array.dtype())));
+  owner_ = array;
+  data_ = array.data();
+  element_bytes_ = static_cast<size_t>(array.itemsize());
+  shape_.assign(array.shape(), array.shape() + array.ndim());
+  strides_.assign(array.strides(), array.strides() + array.ndim());
+}
+
+void ArrayArgument::from_dlpack(const py::handle& object, const char* name, int code, int bits) {
+  if (py::hasattr(object, "__dlpack_device__")) {
+    const auto device = py::cast<py::tuple>(object.attr("__dlpack_device__")());
+    const int type = py::cast<int>(py::int_(device[0]));
+    CAE_CHECK(type == kDlCpu || type == kDlCudaHost, name,
+              " must be in CPU memory, got DLPack device type ", type);
+  }
+  py::object capsule;
+  try {
+    capsule = object.attr("__dlpack__")();
+  } catch (py::error_already_set& error) {
+    CAE_CHECK(!error.matches(PyExc_BufferError) && !error.matches(PyExc_RuntimeError) &&
+                  !error.matches(PyExc_TypeError),
+              name, " cannot be exported by DLPack: ", std::string(py::str(error.value())));
+    throw;
+  }
+  // The capsule is read, not consumed: its own destructor frees the tensor when `owner_` goes.
+  const void* pointer = PyCapsule_GetPointer(capsule.ptr(), "dltensor");
+  if (pointer == nullptr) {
+    PyErr_Clear();
+    throw std::invalid_argument(concat(name, ": __dlpack__ must return a \"dltensor\" capsule"));
+  }
+  const auto& tensor = *static_cast<const DlTensor*>(pointer);
+  CAE_CHECK(tensor.device_type == kDlCpu || tensor.device_type == kDlCudaHost, name,
+            " must be in CPU memory, got DLPack device type ", tensor.device_type);
+  CAE_CHECK(tensor.type_code == code && tensor.type_bits == bits && tensor.type_lanes == 1, name,
+            " must be ", dtype_name(code, bits), ", got DLPack type code ",
+            static_cast<int>(tensor.type_code), " with ", static_cast<int>(tensor.type_bits),
+            " bits");
+  owner_ = capsule;
+  element_bytes_ = static_cast<size_t>(bits / 8);
+  data_ = static_cast<const char*>(tensor.data) + tensor.byte_offset;
+  shape_.assign(tensor.shape, tensor.shape + tensor.rank);
+  strides_.resize(shape_.size());
+  int64_t stride = 1;
+  for (size_t i = shape_.size(); i-- > 0;) {
+    strides_[i] = (tensor.strides != nullptr ? tensor.strides[i] : stride) *
+                  static_cast<int64_t>(element_bytes_);
+    stride *= shape_[i];
+  }
+}
+
+bool ArrayArgument::contiguous() const {
+  int64_t stride = static_cast<int64_t>(element_bytes_);
+  for (size_t i = shape_.size(); i-- > 0;) {
+    if (shape_[i] == 0) {
+      return true;
+    }
+    if (shape_[i] != 1 && strides_[i] != stride) {
+      return false;
+    }
+    stride *= shape_[i];
+  }
+  return reinterpret_cast<uintptr_t>(data_) % element_bytes_ == 0;
+}
+
+void ArrayArgument::make_contiguous() {
+  if (contiguous()) {
+    return;
+  }
+  size_t count = 1;
+  for (int64_t size : shape_) {
+    count *= static_cast<size_t>(size);
+  }
+  copy_.resize(count * element_bytes_);
+  std::vector<int64_t> index(shape_.size(), 0);
+  const char* from = static_cast<const char*>(data_);
+  for (size_t i = 0; i < count; ++i) {
+    std::memcpy(copy_.data() + i * element_bytes_, from, element_bytes_);
+    for (size_t d = shape_.size(); d-- > 0;) {
+      from += strides_[d];
+      if (++index[d] < shape_[d]) {
+        break;
+      }
+      from -= strides_[d] * shape_[d];
+      index[d] = 0;
+    }
+  }
+  data_ = copy_.data();
+  owner_ = py::none();
+}
+
+}  // namespace cae::bindings

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+// Workers sleep on a condition variable between jobs; a job's tasks are handed out by an atomic
+// counter. The pool is never destroyed: at exit its sleeping threads end with the process, and a
+// forked child, where they do not exist, abandons it for a new one.
+#include "cpu/parallel_cpu.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "core/check.h"
+#include "cpu/cores_cpu.h"
+
+namespace cae::cpu {
+namespace {
+
+struct Job {
+  const std::function<void(int64_t)>* body = nullptr;
+  int64_t tasks = 0;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
+  std::mutex error_mutex;
+  std::exception_ptr error;
+};
+
+thread_local int turn_depth = 0;      // turns this thread holds
+thread_local bool inside_task = false;  // this thread is running a body
+
+void run_tasks(Job& job) {
+  inside_task = true;
+  for (int64_t task = job.next++; task < job.tasks && !job.failed; task = job.next++) {
+    try {
+      (*job.body)(task);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(job.error_mutex);
+      if (!job.error) {
+        job.error = std::current_exception();
+      }
+      job.failed = true;
+    }
+  }
+  inside_task = false;
+}
+
+class Pool {
+ public:
+  explicit Pool(Pool* abandoned) : abandoned_(abandoned) {}
+
+  void take_turn() {
+    std::unique_lock<std::mutex> lock(turn_mutex_);
+    const uint64_t ticket = next_ticket_++;
+    turn_changed_.wait(lock, [&] { return ticket == serving_; });
+  }
+
+  void leave_turn() {
+    {
+      const std::lock_guard<std::mutex> lock(turn_mutex_);
+      ++serving_;
+    }
+    turn_changed_.notify_all();
+  }
+
+  /// The caller holds the turn.
+  void run(int64_t tasks, const std::function<void(int64_t)>& body, int threads) {
+    resize(static_cast<size_t>(threads - 1));
+    Job job;
+    job.body = &body;
+    job.tasks = tasks;
+    if (!workers_.empty() && tasks > 1) {
+      {
+        const std::lock_guard<std::mutex> lock(job_mutex_);
+        job_ = &job;
+        ++job_number_;
+      }
+      job_changed_.notify_all();
+      run_tasks(job);
+      std::unique_lock<std::mutex> lock(job_mutex_);
+      job_ = nullptr;  // a worker that has not woken yet stays out
+      workers_idle_.wait(lock, [&] { return busy_ == 0; });
+    } else {
+      run_tasks(job);
+    }
+    if (job.error) {
+      std::rethrow_exception(job.error);
+    }
+  }
+
+  /// The caller holds the turn.
+  void resize(size_t workers) {
+    if (workers == workers_.size()) {
+      return;
+    }
+    if (workers < workers_.size()) {
+      {
+        const std::lock_guard<std::mutex> lock(job_mutex_);
+        wanted_ = workers;
+      }
+      job_changed_.notify_all();
+      for (size_t i = workers; i < workers_.size(); ++i) {
+        workers_[i].join();
+      }
+      workers_.resize(workers);
+      return;
+    }
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);  // signals belong to the threads that the user made
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    try {
+      workers_.reserve(workers);
+      while (workers_.size() < workers) {
+        const size_t index = workers_.size();
+        {
+          const std::lock_guard<std::mutex> lock(job_mutex_);
+          wanted_ = index + 1;
+        }
+        workers_.emplace_back([this, index, seen = job_number_] { work(index, seen); });
+      }
+    } catch (...) {
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+      throw;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+
+ private:
+  void work(size_t index, uint64_t seen) {
+    std::unique_lock<std::mutex> lock(job_mutex_);
+    for (;;) {
+      job_changed_.wait(lock, [&] { return index >= wanted_ || job_number_ != seen; });
+      if (index >= wanted_) {
+        return;
+      }
+      seen = job_number_;
+      Job* job = job_;
+      if (job == nullptr) {
+        continue;
+      }
+      ++busy_;
+      lock.unlock();
+      run_tasks(*job);
+      lock.lock();
+      if (--busy_ == 0) {
+        workers_idle_.notify_all();
+      }
+    }
+  }
+
+  Pool* const abandoned_;  // keeps what a forked child cannot free reachable for leak checkers
+
+  std::mutex turn_mutex_;
+  std::condition_variable turn_changed_;
+  uint64_t next_ticket_ = 0;
+  uint64_t serving_ = 0;
+
+  std::mutex job_mutex_;
+  std::condition_variable job_changed_;
+  std::condition_variable workers_idle_;
+  std::vector<std::thread> workers_;
+  size_t wanted_ = 0;
+  Job* job_ = nullptr;
+  uint64_t job_number_ = 0;
+  int busy_ = 0;
+};
+
+std::atomic<Pool*> current_pool{nullptr};
+std::atomic<Pool*> abandoned_pool{nullptr};
+
+void abandon_pool_in_child() {
+  abandoned_pool = current_pool.exchange(nullptr);
+  turn_depth = 0;
+  inside_task = false;
+}
+
+Pool& pool() {
+  Pool* existing = current_pool.load();
+  if (existing != nullptr) {
+    return *existing;
+  }
+  static const int registered = pthread_atfork(nullptr, nullptr, &abandon_pool_in_child);
+  CAE_CHECK(registered == 0, "cannot register the thread pool's fork handler");
+  auto made = std::make_unique<Pool>(abandoned_pool.load());
+  if (current_pool.compare_exchange_strong(existing, made.get())) {
+    return *made.release();
+  }
+  return *existing;
+}
+
+std::atomic<int>& thread_count() {
+  static std::atomic<int> count{std::min(usable_cores(), kMaxThreads)};
+  return count;
+}
+
+}  // namespace
+
+int get_num_threads() { return thread_count(); }
+
+void set_num_threads(int threads) {
+  CAE_CHECK(threads >= 1 && threads <= kMaxThreads, "num_threads must be in 1..", kMaxThreads,
+            ", got ", threads);
+  thread_count() = threads;
+}
+
+PoolTurn::PoolTurn() {
+  if (turn_depth == 0) {
+    pool().take_turn();
+  }
+  ++turn_depth;
+}
+
+PoolTurn::~PoolTurn() {
+  if (--turn_depth == 0) {
+    pool().leave_turn();
+  }
+}
+
+void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) {
+  if (tasks <= 0) {
+    return;
+  }
+  if (inside_task) {
+    for (int64_t task = 0; task < tasks; ++task) {
+      body(task);
+    }
+    return;
+  }
+  const PoolTurn turn;
+  pool().run(tasks, body, get_num_threads());
+}
+
+}  // namespace cae::cpu

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoder. Its first residual convolution sees only the individual code, so the path points of
+// an image share it and its moments.
+#include <algorithm>
+#include <map>
+
+#include "cpu/parallel_cpu.h"
+#include "engine/engine.h"
+#include "ops/path_codes.h"
+
+namespace cae {
+namespace {
+
+/// Rows of one point's modulation table: shift, then scale, of each residual convolution.
+struct Modulation {
+  const float* row;
+  int64_t channels;
+  const float* shift(size_t conv) const { return row + static_cast<int64_t>(conv) * 2 * channels; }
+  const float* scale(size_t conv) const { return shift(conv) + channels; }
+};
+
+void layer_norm(const UpsampleLayer& layer, const PaddedShape& next,
+                std::vector<WorkspaceSlot>& slots, int64_t count) {
+  std::vector<PadImage> pads;
+  for (int64_t i = 0; i < count; ++i) {
+    WorkspaceSlot& slot = slots[static_cast<size_t>(i)];
+    layer_norm_affine(merge_moments(layer.plan, slot.partials.data()), layer.bias.data(),
+                      layer.gamma.data(), layer.beta.data(), slot.scale.data(),
+                      slot.shift.data());
+    pads.push_back({slot.raw.data(), slot.scale.data(), slot.shift.data(), nullptr,
+                    slot.padded.data(), true});
+  }
+  pad_image(next, pads);
+}
+
+}  // namespace
+
+SharedImage Engine::make_shared_image() const {
+  const ConvPlan& plan = network_.decoder_blocks.front();
+  return {AlignedBuffer(plan.in.size()), AlignedBuffer(plan.out_size()), {}};
+}
+
+void Engine::share_wave(const std::vector<const float*>& individual,
+                        const std::vector<SharedImage*>& images) {
+  const ConvPlan& plan = network_.decoder_blocks.front();
+  std::vector<PadPlanes> pads;
+  std::vector<ConvImage> convs;
+  for (size_t i = 0; i < images.size(); ++i) {
+    pads.push_back({individual[i], images[i]->stream.data()});
+    convs.push_back({images[i]->stream.data(), images[i]->first.data(),
+                     workspace_.slots[i].partials.data()});
+  }
+  pad_planes(plan.in, pads);
+  conv2d(plan, convs);
+  for (size_t i = 0; i < images.size(); ++i) {
+    images[i]->moments = merge_moments(plan, convs[i].partials);
+  }
+}
+
+std::vector<SharedImage> Engine::share(const TensorView<const float>& individual) {
+  check_individual(individual.shape);
+  const int64_t count = individual.dim(0);
+  std::vector<SharedImage> images;
+  for (int64_t i = 0; i < count; ++i) {
+    images.push_back(make_shared_image());
+  }
+  for (int64_t first = 0; first < count; first += workspace_.wave()) {
+    const cpu::PoolTurn turn;
+    std::vector<const float*> codes;
+    std::vector<SharedImage*> wave;
+    for (int64_t i = first; i < std::min(first + workspace_.wave(), count); ++i) {
+      codes.push_back(individual.data + i * config().individual_numel());
+      wave.push_back(&images[static_cast<size_t>(i)]);
+    }
+    share_wave(codes, wave);
+  }
+  return images;
+}
+
+void Engine::decode_wave(const SharedImage* const* points, int64_t count,
+                         const float* class_code, float* images) {
+  std::vector<WorkspaceSlot>& slots = workspace_.slots;
+  const auto& blocks = network_.decoder_blocks;
+  linear(network_.modulation[0], class_code, count, true, workspace_.hidden[0].data());
+  linear(network_.modulation[1], workspace_.hidden[0].data(), count, true,
+         workspace_.hidden[1].data());
+  linear(network_.modulation[2], workspace_.hidden[1].data(), count, false,
+         workspace_.modulation.data());
+
+  for (size_t conv = 0; conv < blocks.size(); ++conv) {
+    const bool first_of_block = conv % 2 == 0;
+    const bool last = conv + 1 == blocks.size();
+    if (conv > 0) {
+      run_conv(blocks[conv], first_of_block ? ConvInput::kStream : ConvInput::kPadded, true,
+               slots, count);
+    }
+    std::vector<PadImage> pads;
+    for (int64_t i = 0; i < count; ++i) {
+      WorkspaceSlot& slot = slots[static_cast<size_t>(i)];
+      const SharedImage& shared = *points[i];
+      const Modulation modulation{
+          workspace_.modulation.data() + i * config().modulation_numel(),
+          config().code_channels()};
+      adain_affine(conv == 0 ? shared.moments : merge_moments(blocks[conv], slot.partials.data()),
+                   modulation.scale(conv), modulation.shift(conv), slot.scale.data(),
+                   slot.shift.data());
+      const float* residual = conv == 1 ? shared.stream.data() : slot.stream.data();
+      pads.push_back({conv == 0 ? shared.first.data() : slot.raw.data(), slot.scale.data(),
+                      slot.shift.data(), first_of_block ? nullptr : residual,
+                      first_of_block || last ? slot.padded.data() : slot.stream.data(),
+                      first_of_block});
+    }
+    pad_image(last ? network_.upsamples[0].plan.in : blocks[conv + 1].in, pads);
+  }
+
+  run_conv(network_.upsamples[0].plan, ConvInput::kPadded, true, slots, count);
+  layer_norm(network_.upsamples[0], network_.upsamples[1].plan.in, slots, count);
+  run_conv(network_.upsamples[1].plan, ConvInput::kPadded, true, slots, count);
+  layer_norm(network_.upsamples[1], network_.out.plan.in, slots, count);
+  run_conv(network_.out.plan, ConvInput::kPadded, false, slots, count);
+  std::vector<const float*> raws;
+  for (int64_t i = 0; i < count; ++i) {
+    raws.push_back(slots[static_cast<size_t>(i)].raw.data());
+  }
+  const ConvPlan& out = network_.out.plan;
+  tanh_planes({out.out_height, out.out_width, out.out_channels, 0, Padding::kReflect}, raws,
+              network_.out.bias.data(), images);
+}
+
+void Engine::decode_points(const std::vector<const SharedImage*>& points, const float* class_code,
+                           float* images) {
+  const auto count = static_cast<int64_t>(points.size());
+  for (int64_t first = 0; first < count; first += workspace_.wave()) {
+    const cpu::PoolTurn turn;
+    decode_wave(points.data() + first, std::min(workspace_.wave(), count - first),
+                class_code + first * config().code_dim, images + first * config().image_numel());
+  }
+}
+
+void Engine::decode(const TensorView<const float>& individual,
+                    const TensorView<const float>& class_code,
+                    const TensorView<const int32_t>& image_index,
+                    const TensorView<float>& images) {
+  check_individual(individual.shape);
+  check_shape(class_code.shape, "class_code", {"M", config().code_dim});
+  check_shape(image_index.shape, "image_index", {class_code.dim(0)});
+  check_image_index(image_index, individual.dim(0));
+  const int64_t count = class_code.dim(0);
+  for (int64_t first = 0; first < count; first += workspace_.wave()) {
+    const cpu::PoolTurn turn;
+    const int64_t wave = std::min(workspace_.wave(), count - first);
+    while (static_cast<int64_t>(wave_shared_.size()) < wave) {
+      wave_shared_.push_back(make_shared_image());
+    }
+    std::map<int32_t, SharedImage*> distinct;
+    std::vector<const float*> codes;
+    std::vector<SharedImage*> shared;
+    std::vector<const SharedImage*> points;
+    for (int64_t m = first; m < first + wave; ++m) {
+      const int32_t index = image_index.data[m];
+      SharedImage*& image = distinct[index];
+      if (image == nullptr) {
+        image = &wave_shared_[shared.size()];
+        shared.push_back(image);
+        codes.push_back(individual.data + index * config().individual_numel());
+      }
+      points.push_back(image);
+    }
+    share_wave(codes, shared);
+    decode_wave(points.data(), wave, class_code.data + first * config().code_dim,
+                images.data + first * config().image_numel());
+  }
+}
+
+}  // namespace cae

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/conv2d.h"
+
+#include <algorithm>
+
+namespace cae {
+namespace {
+
+constexpr int64_t kChunkFloats = 96 * 1024;  // input of a chunk: 384 KiB, beside a panel in L2
+constexpr int64_t kChunkPixels = 1024;       // bounds the sequential sums of moments
+
+/// Cuts each phase into chunks of lines.
+void cut_chunks(ConvPlan& plan) {
+  for (size_t i = 0; i < plan.phases.size(); ++i) {
+    const ConvPhase& phase = plan.phases[i];
+    const int64_t by_input = kChunkFloats / std::max<int64_t>(1, phase.in_line_stride);
+    const int64_t by_pixels = kChunkPixels / std::max<int64_t>(1, phase.points);
+    const int64_t lines = std::clamp<int64_t>(std::min(by_input, by_pixels), 1, phase.lines);
+    for (int64_t line = 0; line < phase.lines; line += lines) {
+      const int64_t count = std::min(lines, phase.lines - line);
+      plan.chunks.push_back({static_cast<int64_t>(i), line, count, count * phase.points});
+    }
+  }
+}
+
+void check_image(const PaddedShape& in) {
+  const int64_t least = in.padding == Padding::kReflect ? in.pad + 1 : 1;
+  CAE_CHECK(in.height >= least && in.width >= least, "a convolution with padding ", in.pad,
+            " needs an image of at least ", least, " x ", least, ", got ", in.height, " x ",
+            in.width);
+}
+
+// -- upsampling ------------------------------------------------------------------------------
+
+/// Along one axis: which of the outputs (first, even, odd, last) and their three-tap weights as
+/// sums of the five; row a of `sum` is low-resolution offset a - 1.
+struct AxisClass {
+  int64_t begin;       // first low-resolution index
+  int64_t count;       // of low-resolution indices
+  int64_t parity;      // output index = 2 * low-resolution index + parity
+  int64_t first_tap;   // non-zero rows of `sum`
+  int64_t taps;
+  bool sum[3][5];
+};
+
+std::vector<AxisClass> axis_classes(int64_t size) {
+  return {
+      {0, 1, 0, 1, 2, {{0, 0, 0, 0, 0}, {0, 1, 1, 1, 0}, {1, 0, 0, 0, 1}}},
+      {1, size - 1, 0, 0, 3, {{1, 1, 0, 0, 0}, {0, 0, 1, 1, 0}, {0, 0, 0, 0, 1}}},
+      {0, size - 1, 1, 0, 3, {{1, 0, 0, 0, 0}, {0, 1, 1, 0, 0}, {0, 0, 0, 1, 1}}},
+      {size - 1, 1, 1, 0, 2, {{1, 0, 0, 0, 1}, {0, 1, 1, 1, 0}, {0, 0, 0, 0, 0}}},
+  };
+}
+
+/// Sums the 5x5 taps of each output channel into rows [O][tap y, tap x, C].
+std::vector<float> sum_taps(const TensorView<const float>& weight, const AxisClass& vertical,
+                            const AxisClass& horizontal) {
+  const int64_t out_channels = weight.dim(0);
+  const int64_t channels = weight.dim(1);
+  std::vector<float> rows(
+      static_cast<size_t>(out_channels * vertical.taps * horizontal.taps * channels));
+  float* row = rows.data();
+  for (int64_t o = 0; o < out_channels; ++o) {
+    for (int64_t a = vertical.first_tap; a < vertical.first_tap + vertical.taps; ++a) {
+      for (int64_t b = horizontal.first_tap; b < horizontal.first_tap + horizontal.taps; ++b) {
+        for (int64_t c = 0; c < channels; ++c) {
+          const float* taps = weight.data + (o * channels + c) * 25;
+          double sum = 0.0;
+          for (int64_t i = 0; i < 5; ++i) {
+            for (int64_t j = 0; j < 5; ++j) {
+              sum += vertical.sum[a][i] && horizontal.sum[b][j] ? taps[i * 5 + j] : 0.0f;
+            }
+          }
+          *row++ = static_cast<float>(sum);
+        }
+      }
+    }
+  }
+  return rows;
+}
+
+ConvPhase upsample_phase(const ConvPlan& plan, const AxisClass& vertical,
+                         const AxisClass& horizontal) {
+  ConvPhase phase;
+  const int64_t channels = plan.in.channels;
+  const int64_t row = plan.in.row_stride();
+  const int64_t out_row = plan.out_width * plan.out_channels;
+  phase.lines = vertical.count;
+  phase.points = horizontal.count;
+  phase.in_offset = (vertical.begin + vertical.first_tap) * row +
+                    (horizontal.begin + horizontal.first_tap) * channels;
+  phase.in_line_stride = row;
+  phase.in_point_stride = channels;
+  phase.out_offset = (2 * vertical.begin + vertical.parity) * out_row +
+                     (2 * horizontal.begin + horizontal.parity) * plan.out_channels;
+  phase.out_line_stride = 2 * out_row;
+  phase.out_point_stride = 2 * plan.out_channels;
+  if (phase.points == 1) {  // a column: walk down it, so that tiles stay wide
+    std::swap(phase.lines, phase.points);
+    std::swap(phase.in_line_stride, phase.in_point_stride);
+    std::swap(phase.out_line_stride, phase.out_point_stride);
+  }
+  phase.in_segment_stride = row;
+  phase.segments = vertical.taps;
+  phase.segment_length = horizontal.taps * channels;
+  return phase;
+}
+
+}  // namespace
+
+ConvPlan plan_conv2d(const TensorView<const float>& weight, int64_t height, int64_t width,
+                     int64_t stride, int64_t pad) {
+  CAE_CHECK(weight.rank() == 4 && weight.dim(2) == weight.dim(3),
+            "weight must be [O, C, k, k], got ", shape_string(weight.shape));
+  CAE_CHECK(stride >= 1, "stride must be at least 1, got ", stride);
+  const int64_t out_channels = weight.dim(0);
+  const int64_t channels = weight.dim(1);
+  const int64_t kernel = weight.dim(2);
+  ConvPlan plan;
+  plan.in = {height, width, channels, pad, Padding::kReflect};
+  check_image(plan.in);
+  plan.out_height = (height + 2 * pad - kernel) / stride + 1;
+  plan.out_width = (width + 2 * pad - kernel) / stride + 1;
+  plan.out_channels = out_channels;
+
+  ConvPhase phase;
+  phase.lines = plan.out_height;
+  phase.points = plan.out_width;
+  phase.in_line_stride = stride * plan.in.row_stride();
+  phase.in_point_stride = stride * channels;
+  phase.in_segment_stride = plan.in.row_stride();
+  phase.segments = kernel;
+  phase.segment_length = kernel * channels;
+  phase.out_line_stride = plan.out_width * out_channels;
+  phase.out_point_stride = out_channels;
+
+  std::vector<float> rows(static_cast<size_t>(weight.numel()));
+  float* row = rows.data();
+  for (int64_t o = 0; o < out_channels; ++o) {
+    for (int64_t tap = 0; tap < kernel * kernel; ++tap) {
+      for (int64_t c = 0; c < channels; ++c) {
+        *row++ = weight.data[(o * channels + c) * kernel * kernel + tap];
+      }
+    }
+  }
+  cpu::pack_panels(rows.data(), out_channels, phase);
+  plan.phases.push_back(std::move(phase));
+  cut_chunks(plan);
+  return plan;
+}
+
+ConvPlan plan_upsample_conv(const TensorView<const float>& weight, int64_t height, int64_t width) {
+  check_shape(weight.shape, "weight", {"O", "C", 5, 5});
+  CAE_CHECK(height >= 2 && width >= 2, "an upsampling convolution needs an image of at least 2 x 2",
+            ", got ", height, " x ", width);
+  ConvPlan plan;
+  plan.in = {height, width, weight.dim(1), 1, Padding::kReplicate};
+  plan.out_height = 2 * height;
+  plan.out_width = 2 * width;
+  plan.out_channels = weight.dim(0);
+  for (const AxisClass& vertical : axis_classes(height)) {
+    for (const AxisClass& horizontal : axis_classes(width)) {
+      ConvPhase phase = upsample_phase(plan, vertical, horizontal);
+      const std::vector<float> rows = sum_taps(weight, vertical, horizontal);
+      cpu::pack_panels(rows.data(), plan.out_channels, phase);
+      plan.phases.push_back(std::move(phase));
+    }
+  }
+  cut_chunks(plan);
+  return plan;
+}
+
+void conv2d(const ConvPlan& plan, const std::vector<ConvImage>& images) {
+  cpu::conv2d(plan, images);
+}
+
+}  // namespace cae
