@@ -75,7 +75,7 @@ def driver_version(path: Path = _DRIVER_FILE) -> str | None:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    found = re.search(r"Kernel Module\D*?(\d+\.\d+(?:\.\d+)?)", text)
+    found = re.search(r"Kernel Module\b.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
     return found.group(1) if found else None
 
 

@@ -38,8 +38,7 @@ class Program(TyperGroup):
                 args, prog_name, complete_var, False, windows_expand_args, **extra
             )
         except (KeyboardInterrupt, typer.Abort):
-            _fail("interrupted")
-            sys.exit(EXIT_INTERRUPTED)
+            result = EXIT_INTERRUPTED
         except BrokenPipeError:
             # The reader of standard output left; Python must not complain while it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,6 +53,8 @@ class Program(TyperGroup):
                 raise
             _fail(described[1])
             sys.exit(described[0])
+        if result == EXIT_INTERRUPTED:
+            _fail("interrupted")
         sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from cae_fast.errors import BackendUnavailable
+from cae_fast.errors import BackendUnavailable, MissingExtra
 
 EXIT_MACHINE = 1
 EXIT_INPUT = 2
@@ -18,10 +18,6 @@ _PATH_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
-
-
-class UsageFault(ValueError):
-    """Arguments that cannot be used together or hold nothing to work on."""
 
 
 def describe(error: BaseException) -> tuple[int, str] | None:
@@ -39,7 +35,7 @@ def describe(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, OSError) and not isinstance(error, ValueError):
         code = EXIT_INPUT if isinstance(error, _PATH_ERRORS) else EXIT_MACHINE
         return code, _os_message(error)
-    if isinstance(error, (ValueError, BackendUnavailable, ImportError)):
+    if isinstance(error, (ValueError, BackendUnavailable, MissingExtra)):
         return EXIT_INPUT, _one_line(str(error)) or type(error).__name__
     return None
 

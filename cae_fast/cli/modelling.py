@@ -60,9 +60,11 @@ def train(
     """Train a CAE on class folders; RUN/model.safetensors at the end. Several GPUs by torchrun."""
     given = dict(locals())
     from cae_fast.training import TrainOptions
-    from cae_fast.training import train as run
 
     options = TrainOptions(**_fields(TrainOptions, given) | {"quiet": quiet or as_json})
+    # torch loads with this name: wrong options are refused before that.
+    from cae_fast.training import train as run
+
     model = Path(run(options))
     if int(os.environ.get("RANK", "0")) > 0:
         return
@@ -95,9 +97,10 @@ def train_classifier(
     given = dict(locals())
     output_file(out, (".pt2", ".onnx"))
     from cae_fast.training import ClassifierOptions
-    from cae_fast.training import train_classifier as run
 
     options = ClassifierOptions(**_fields(ClassifierOptions, given) | {"quiet": quiet or as_json})
+    from cae_fast.training import train_classifier as run
+
     files = run(options)
     printed = Output(quiet=quiet, as_json=as_json)
     result = _plain(files)

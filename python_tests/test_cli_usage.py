@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line's manners: exit codes, one line per error, nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_workspace import Workspace, cae_fast, make_workspace
+from PIL import Image
+
+import cae_fast as cf
+from cae_fast.cli import failures
+from cae_fast.cli.output import Output
+
+VERBS = ("info", "demo", "train", "train-classifier", "import-checkpoint", "encode", "explain")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return make_workspace(tmp_path_factory.mktemp("workspace"))
+
+
+def one_line(text: str) -> bool:
+    return text.startswith("cae-fast: ") and text.count("\n") == 1 and "Traceback" not in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str) -> None:
+    done = cae_fast(verb, "--help")
+    assert done.code == 0
+    for option in ("--quiet", "--json", "--help"):
+        assert option in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--help"),
+        (["explian"], "explain"),
+        (["explain"], "MODEL"),
+        (["info", "--bogus"], "--bogus"),
+        (["train", "data"], "--out"),
+        (["train", "data", "--out", "run", "--steps", "many"], "--steps"),
+        (["train", "data", "--out", "run", "--image-size", "18"], "image_size"),
+        (["train", "data", "--out", "run", "--precision", "fp8"], "precision"),
+        (["train", "data", "--out", "run", "--resume", "--overwrite"], "resume"),
+        (["train", "data", "--out", "run", "--labels", "classifier"], "classifier"),
+        (["train-classifier", "data", "--out", "c.h5"], ".pt2"),
+        (["import-checkpoint", "missing.pt", "--out", "m.safetensors"], "missing.pt"),
+        (["import-checkpoint", "missing.pt", "--out", "m.bin"], ".safetensors"),
+        (["encode", "missing.safetensors", "missing", "--out", "b.csv"], "missing"),
+        (["encode", "missing.safetensors", "missing", "--out", "b.txt"], ".parquet"),
+        (["demo", "--model", "cats"], "digits"),
+        (["demo", "--data", "missing"], "missing"),
+    ],
+)
+def test_wrong_usage_is_2_and_one_line(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = cae_fast(*arguments)
+    assert done.code == 2
+    assert one_line(done.err), done.err
+    assert words in done.err
+    assert done.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--target", "square"], "square"),
+        (["--tolerance", "0"], "tolerance"),
+        (["--tolerance", "nan"], "tolerance"),
+        (["--k", "0"], "k must be"),
+        (["--k", "1000"], "1000 needed"),
+        (["--frames", "1"], "frames"),
+        (["--path", "graph"], "line"),
+        (["--backend", "abacus"], "abacus"),
+        (["--backend", "tensorrt"], "tensorrt"),
+        (["--backend", "cuda"], "cuda"),
+        (["--max-batch", "0"], "max_batch"),
+        (["--bank", "missing.csv"], "missing.csv"),
+    ],
+)
+def test_wrong_options_of_explain(
+    workspace: Workspace, tmp_path: Path, change: list[str], words: str
+) -> None:
+    done = cae_fast(*workspace.explain(tmp_path / "out", *change))
+    assert done.code == 2
+    assert one_line(done.err), done.err
+    assert words in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("which", ["model", "classifier", "bank", "image"])
+@pytest.mark.parametrize("content", [b"", b"garbage" * 40, None])
+def test_damaged_files(
+    workspace: Workspace, tmp_path: Path, which: str, content: bytes | None
+) -> None:
+    files = {
+        "model": workspace.model,
+        "classifier": workspace.classifier,
+        "bank": workspace.bank,
+        "image": workspace.images / "0.png",
+    }
+    bad = tmp_path / f"bad{files[which].suffix}"
+    if content is not None:
+        bad.write_bytes(content)
+    files[which] = bad
+    done = cae_fast(
+        "explain",
+        str(files["model"]),
+        str(files["classifier"]),
+        str(files["image"]),
+        "--bank",
+        str(files["bank"]),
+        "--out",
+        str(tmp_path / "out"),
+    )
+    assert done.code == 2
+    assert one_line(done.err), done.err
+    assert "bad" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bank_of_another_model(workspace: Workspace, tmp_path: Path) -> None:
+    other = cf.CAE.random(cf.CAE.load(workspace.model).config, seed=8)
+    other.save(tmp_path / "other.safetensors")
+    arguments = workspace.explain(tmp_path / "out")
+    arguments[1] = str(tmp_path / "other.safetensors")
+    done = cae_fast(*arguments)
+    assert done.code == 2
+    assert "encode the images again" in done.err
+
+
+def test_output_folder_in_use(workspace: Workspace, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    done = cae_fast(*workspace.explain(out))
+    assert done.code == 2
+    assert "--overwrite" in done.err
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    assert cae_fast(*workspace.explain(out, "--overwrite", "--frames", "0")).code == 0
+    assert (out / "index.html").is_file()
+    assert not (out / "mine.txt").exists()
+
+
+def test_output_is_a_file(workspace: Workspace, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.write_text("mine")
+    done = cae_fast(*workspace.explain(out, "--overwrite"))
+    assert done.code == 2
+    assert "is a file" in done.err
+    assert out.read_text() == "mine"
+    done = cae_fast("encode", str(workspace.model), str(workspace.data), "--out", str(tmp_path))
+    assert done.code == 2
+    assert "folder" in done.err
+
+
+def test_one_bad_image_among_many_is_a_rejected_row(workspace: Workspace, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in workspace.images.iterdir():
+        (images / path.name).write_bytes(path.read_bytes())
+    whole = (images / "0.png").read_bytes()
+    (images / "broken.png").write_bytes(whole[: len(whole) // 2])
+    (images / "notes.txt").write_text("no image by its name")
+    done = cae_fast(*workspace.explain(tmp_path / "out", "--json", images=images))
+    assert done.code == 0
+    rows = {row["name"]: row for row in done.json["explanations"]}
+    assert set(rows) == {"0.png", "1.png", "2.png", "3.png", "broken.png"}
+    assert [name for name, row in rows.items() if row["status"] == "rejected"] == ["broken.png"]
+    assert rows["broken.png"]["reason"]
+    assert "broken.png" in done.err
+    assert "broken.png" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    for path in images.iterdir():
+        path.write_bytes(b"x")
+    done = cae_fast(*workspace.explain(tmp_path / "none", images=images))
+    assert done.code == 2
+    assert one_line(done.err)
+    assert not (tmp_path / "none").exists()
+
+
+def test_full_disk_is_1_and_leaves_nothing(workspace: Workspace, tmp_path: Path) -> None:
+    def limit_file_size() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "cae_fast", *workspace.explain(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        preexec_fn=limit_file_size,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert one_line(done.stderr), done.stderr
+    assert os.strerror(errno.EFBIG) in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), 1),
+        (OSError(errno.ENOSPC, "No space left on device", "file"), 1),
+        (PermissionError(errno.EACCES, "Permission denied", "file"), 2),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "file"), 2),
+        (cf.MissingExtra("torch is needed"), 2),
+        (cf.BackendUnavailable("no GPU"), 2),
+        (ValueError("two\nlines"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_exit_codes(monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("cae_fast.environment.info", fail)
+    done = cae_fast("info")
+    assert done.code == code
+    assert one_line(done.err.lstrip("\n")), done.err
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise KeyError("defect")
+
+    monkeypatch.setattr("cae_fast.environment.info", fail)
+    with pytest.raises(KeyError, match="defect"):
+        cae_fast("info")
+    assert failures.describe(KeyError("defect")) is None
+
+
+def test_interrupt_of_a_real_process(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, cae_fast.environment as e, cae_fast.cli as c;"
+        "e.info = lambda: os.kill(os.getpid(), signal.SIGINT);"
+        "sys.argv = ['cae-fast', 'info']; c.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "cae_fast", "info", "--json"]
+    with os.fdopen(write, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_info_as_a_process_prints_json_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, cae_fast.cli as c; sys.argv = ['cae-fast', 'info', '--json']\n"
+        "try: c.main()\n"
+        "finally: print([m for m in ('torch', 'onnxruntime', 'matplotlib') if m in sys.modules],"
+        " file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["version"] == cf.__version__
+    assert done.stderr.strip() == "[]"
+
+
+def test_quiet_and_version() -> None:
+    assert cae_fast("info", "--quiet") == type(cae_fast("info"))(0, "", "")
+    assert cae_fast("--version").out == f"cae-fast {cf.__version__}\n"
+    assert "CPU" in cae_fast("info").out
+
+
+def test_progress_is_off_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Output().progress("working") as moved:
+        moved(1, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_and_table_take_brackets_as_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with Output().progress("[/red] working") as moved:
+        moved(1, 2)
+    assert "[/red] working" in capsys.readouterr().err
+    Output().table(("[b]", "c"), [("[/nope]", "[link=x]y")])
+    printed = capsys.readouterr().out
+    assert "[/nope]" in printed
+    assert "[link=x]y" in printed
+
+
+def test_huge_image_is_refused_from_its_header(workspace: Workspace, tmp_path: Path) -> None:
+    Image.new("1", (9000, 9000)).save(tmp_path / "huge.png")
+    done = cae_fast(*workspace.explain(tmp_path / "out", images=tmp_path / "huge.png"))
+    assert done.code == 2
+    assert one_line(done.err)
+    assert "9000" in done.err
