@@ -72,9 +72,7 @@ def conv2d_reflect(
 
 def instance_norm(x: Tensor) -> Tensor:
     """(x - mean) / sqrt(biased variance + 1e-5) over H and W of each channel of each sample."""
-    mean = x.mean(dim=(2, 3), keepdim=True)
-    variance = x.var(dim=(2, 3), keepdim=True, unbiased=False)
-    return (x - mean) * torch.rsqrt(variance + NORM_EPS)
+    return F.instance_norm(x, eps=NORM_EPS)
 
 
 def adain(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
