@@ -150,10 +150,13 @@ def png_header(width: int, height: int, data: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def webp_header(width: int, height: int) -> bytes:
-    body = b"VP8X" + struct.pack("<I", 10) + bytes(4)
-    body += (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+def webp_canvas(width: int, height: int) -> bytes:
+    """A whole WebP animation of two 8x8 frames whose header claims a large canvas."""
+    frames = [Image.new("RGBA", (8, 8), (number, 2, 3, 40)) for number in (1, 200)]
+    data = bytearray(encode(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
+    assert data[12:16] == b"VP8X"
+    data[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return bytes(data)
 
 
 def tiff_tile_header(tile: int) -> bytes:
@@ -167,7 +170,7 @@ def tiff_tile_header(tile: int) -> bytes:
 BOMBS = {
     "png_of_zeros": lambda: png_header(9000, 9000, zlib.compress(bytes(9001 * 9000), 9)),
     "png_without_data": lambda: png_header(20000, 20000),
-    "webp_canvas": lambda: webp_header(16000, 16000),
+    "webp_canvas": lambda: webp_canvas(12000, 12000),
     "tiff_tile": lambda: tiff_tile_header(20000),
     "bmp": lambda: (
         b"BM" + struct.pack("<IIIIiiHHI", 54, 0, 54, 40, 20000, 20000, 1, 24, 0) + bytes(20)
@@ -181,8 +184,9 @@ import sys
 from cae_fast.errors import ImageDecodeError
 from cae_fast.images import load_images
 def peak():
+    # the address space, not the pages in use: an allocation counts though nobody writes to it
     lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmPeak"))
 load_images(sys.argv[1])  # a good image first, so that decoders are loaded
 for path in sys.argv[2:]:
     before = peak()
