@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kinds of arrays that users bring: NumPy, torch, CuPy, anything with DLPack.
+
+Neither torch nor CuPy is imported here.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+Kind: TypeAlias = Literal["numpy", "torch", "cupy"]
+Float32: TypeAlias = npt.NDArray[np.float32]
+Int32: TypeAlias = npt.NDArray[np.int32]
+
+PIXEL_SLACK = 1e-3
+"""How far outside [-1, 1] a pixel may lie: resampling and 8-bit round trips overshoot by less."""
+
+
+def is_module(value: object) -> bool:
+    """Whether a value is a ``torch.nn.Module``; torch is looked up, never imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and hasattr(torch, "nn") and isinstance(value, torch.nn.Module)
+
+
+def kind_of(array: object) -> Kind:
+    """Which library an array belongs to.
+
+    Everything that is neither torch nor CuPy counts as NumPy.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "Tensor") and isinstance(array, torch.Tensor):
+        return "torch"
+    if type(array).__module__.split(".")[0] == "cupy":
+        return "cupy"
+    return "numpy"
+
+
+def to_numpy(array: Any) -> npt.NDArray[Any]:
+    """Any array as a NumPy array on the host: without a copy where its memory is host memory.
+
+    Raises:
+        TypeError: The value cannot be read as an array.
+    """
+    kind = kind_of(array)
+    if kind == "torch":
+        host = array.detach().cpu()
+        return cast(
+            "npt.NDArray[Any]", (host.float() if host.dtype.itemsize == 2 else host).numpy()
+        )
+    if kind == "cupy":
+        return cast("npt.NDArray[Any]", array.get())
+    if not hasattr(array, "__array__") and hasattr(array, "__dlpack__"):
+        try:
+            return np.from_dlpack(array)
+        except (BufferError, RuntimeError) as error:
+            raise TypeError(f"its memory cannot be read from the host ({error})") from error
+    return np.asarray(array)
+
+
+def like(array: npt.NDArray[Any], template: Any) -> Any:
+    """A NumPy array as the kind of `template`, on the device of `template`.
+
+    Host memory is shared.
+    """
+    kind = kind_of(template)
+    if kind == "torch":
+        return as_kind(array, kind).to(template.device)
+    if kind == "cupy":
+        with template.device:
+            return as_kind(array, kind)
+    return array
+
+
+def as_kind(array: Any, kind: Kind) -> Any:
+    """An array as another kind.
+
+    To torch and CuPy by DLPack from a device array, else through the host.
+    """
+    if kind_of(array) == kind:
+        return to_numpy(array) if kind == "numpy" else array
+    if kind == "numpy":
+        return to_numpy(array)
+    if kind == "torch":
+        import torch
+
+        if kind_of(array) == "cupy":
+            return torch.utils.dlpack.from_dlpack(array)
+        host = np.ascontiguousarray(to_numpy(array))
+        return torch.from_numpy(host if host.flags.writeable else host.copy())
+    import cupy
+
+    if kind_of(array) == "torch" and array.is_cuda:
+        return cupy.from_dlpack(array.detach())
+    return cupy.asarray(to_numpy(array))
+
+
+def checked_images(images: Any, shape: tuple[int, int, int], argument: str = "images") -> Float32:
+    """Images as a C-contiguous float32 NumPy array; pixel values are not looked at.
+
+    Args:
+        images: Array of any kind, [N, C, H, W] float32, N >= 1.
+        shape: The (C, H, W) wanted.
+        argument: Name used in error messages.
+
+    Returns:
+        [N, C, H, W]; shares the caller's memory where that is contiguous host memory.
+
+    Raises:
+        ValueError: Not an array, or of another rank, dtype or shape, or empty.
+    """
+    wanted = (
+        f"float32 [N, {shape[0]}, {shape[1]}, {shape[2]}] in [-1, 1] (see cae_fast.load_images)"
+    )
+    if isinstance(images, str | bytes) or not any(
+        hasattr(images, name) for name in ("__array__", "__dlpack__", "__array_interface__")
+    ):
+        raise ValueError(f"{argument} must be an array, {wanted}, got {type(images).__name__}")
+    dtype = str(getattr(images, "dtype", "unknown"))
+    try:
+        array = to_numpy(images)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{argument} must be an array, {wanted}: {error}") from None
+    if dtype.removeprefix("torch.") != "float32" or array.dtype != np.float32:
+        raise ValueError(f"{argument} must be {wanted}, got dtype {dtype.removeprefix('torch.')}")
+    if array.ndim != 4 or tuple(array.shape[1:]) != shape:
+        raise ValueError(f"{argument} must be {wanted}, got shape {list(array.shape)}")
+    if array.shape[0] == 0:
+        raise ValueError(f"{argument} is empty, expected at least one image, {wanted}")
+    return np.ascontiguousarray(array)
+
+
+def pixel_fault(image: Float32) -> str | None:
+    """Why the pixels of one image [C, H, W] cannot be explained, or None when they can."""
+    low, high = float(image.min()), float(image.max())
+    if not np.isfinite(low) or not np.isfinite(high):
+        return f"{int((~np.isfinite(image)).sum())} pixels are NaN or Inf"
+    if low < -1 - PIXEL_SLACK or high > 1 + PIXEL_SLACK:
+        return f"pixels lie in [{low:g}, {high:g}], expected [-1, 1]"
+    return None
+
+
+@lru_cache(maxsize=64)
+def resize_weights(source: int, target: int) -> Float32:
+    """Matrix [target, source] of a bilinear resampling, antialiased.
+
+    Half-pixel centres; the triangle is as wide as a target pixel where that is the larger.
+    """
+    scale = source / target
+    support = max(scale, 1.0)
+    centres = (np.arange(target) + 0.5) * scale
+    distance = np.abs(np.arange(source)[None, :] + 0.5 - centres[:, None]) / support
+    weights = np.maximum(1.0 - distance, 0.0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights.astype(np.float32)

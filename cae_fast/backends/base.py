@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every backend offers to the explainer.
+
+Images and individual codes are the backend's own arrays (NumPy or torch).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import Float32, Int32
+
+Codes: TypeAlias = npt.NDArray[np.floating[Any]]
+
+
+class DecodeSession(Protocol):
+    """Guided paths of a batch of images, ready to be decoded anywhere."""
+
+    def decode(self, image_index: Int32, step: Int32) -> Any:
+        """Images [M, C, S, S] at t = step / grid of the paths of `image_index`, both int32 [M]."""
+
+
+class Backend(Protocol):
+    """The networks on one device.
+
+    Attributes:
+        name: "cpu", "torch", ...
+        device: Where it runs, "cpu" or "cuda:0".
+        dtype: Arithmetic, "float32" or "float64".
+        max_batch: The most images or path points in flight.
+    """
+
+    name: str
+    device: str
+    dtype: str
+    max_batch: int
+
+    def encode(self, images: Float32) -> tuple[Any, Codes]:
+        """Images [N, C, S, S] -> individual codes (own array) and class codes [N, D] (NumPy)."""
+
+    def encode_class(self, images: Float32) -> Codes:
+        """Images [N, C, S, S] -> class codes [N, D] (NumPy) only."""
+
+    def decode(self, individual: Any, class_code: Codes, image_index: Int32) -> Any:
+        """Images [M, C, S, S] of `individual[image_index]` with the class codes [M, D]."""
+
+    def session(self, individual: Any, vertices: Codes, grid: int) -> DecodeSession:
+        """Paths along the polylines `vertices` [N, V, D] of the individuals, on a grid of t."""

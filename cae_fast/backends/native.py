@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded CPU backend: the compiled engine, NumPy arrays in and out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import _backend
+from ..arrays import Float32, Int32
+from ..model import CAE
+from .base import Codes, DecodeSession
+
+
+class NativeBackend:
+    """:class:`~cae_fast.backends.base.Backend` on the compiled engine, float32."""
+
+    name = "cpu"
+    device = "cpu"
+    dtype = "float32"
+
+    def __init__(self, model: CAE, *, max_batch: int) -> None:
+        """Packs the weights for this processor.
+
+        Args:
+            model: Configuration and weights.
+            max_batch: The most images or path points in flight.
+        """
+        self.max_batch = max_batch
+        self._engine = _backend.Engine(
+            model.config.to_dict(), dict(model.weights), max_batch=max_batch
+        )
+
+    def encode(self, images: Float32) -> tuple[Float32, Float32]:
+        """Individual codes [N, 4w, S / 4, S / 4] and class codes [N, D]."""
+        return self._engine.encode(images)
+
+    def encode_class(self, images: Float32) -> Float32:
+        """Class codes [N, D]."""
+        return self._engine.encode_class(images)
+
+    def decode(self, individual: Float32, class_code: Codes, image_index: Int32) -> Float32:
+        """Images [M, C, S, S]."""
+        codes = np.ascontiguousarray(class_code, dtype=np.float32)
+        return self._engine.decode(individual, codes, image_index)
+
+    def session(self, individual: Float32, vertices: Codes, grid: int) -> DecodeSession:
+        """Paths of a batch; what path points share is done here, once."""
+        lines = np.ascontiguousarray(vertices, dtype=np.float32)
+        return self._engine.session(individual, lines, grid)

@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The classifier to be explained, as one callable.
+
+Images in [-1, 1] in, logits out. It is never differentiated.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import Float32, Kind, as_kind, is_module, kind_of, like, resize_weights, to_numpy
+from .errors import ClassifierError
+
+Outputs = Literal["logits", "probs", "sigmoid"]
+GREY_WEIGHTS = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, what image libraries use
+_SMALLEST = np.finfo(np.float32).tiny
+
+
+class Classifier:
+    """A black box with everything real models need around it.
+
+    Steps, in order: channels (grey <-> RGB), size, normalisation, the function, its outputs as
+    logits. They run on arrays of the kind and on the device that the function gets.
+
+    Attributes:
+        labels: Class names, or None when unknown.
+        num_classes: K; None until known from the labels or the first call.
+        name: For messages and reports.
+        sha256: Hash of the file it was loaded from, or None.
+        arrays: Kind of arrays that the function gets, or None: the kind of the images.
+        metadata: What its file says about it (accuracy and the like); empty for a callable.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[[Any], Any],
+        *,
+        labels: Sequence[str] | None = None,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        size: int | tuple[int, int] | None = None,
+        channels: int | None = None,
+        outputs: Outputs = "logits",
+        arrays: Kind | None = None,
+        batch: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Wraps a function.
+
+        Args:
+            fn: Images [N, C, H, W] -> outputs [N, K]: an array, or an object or mapping with
+                `logits`. A `torch.nn.Module` gets tensors on its own device and of its own dtype,
+                in eval mode, without gradients.
+            labels: K distinct class names.
+            mean: Subtracted from images in [0, 1], one number or one per channel. Without `mean`
+                and `std` the function gets images in [-1, 1].
+            std: Divides images in [0, 1] after `mean`.
+            size: Height and width the function wants; others are resampled (bilinear, antialiased).
+            channels: 1 or 3, when the function wants grey or RGB whatever the images are.
+            outputs: "logits"; "probs" (rows of probabilities; one column is the probability of
+                class 1); or "sigmoid" (one logit whose sigmoid is the probability of class 1).
+            arrays: Kind of arrays the function gets; None: torch for a module, else the kind of the
+                images.
+            batch: The most images per call of the function.
+            name: For messages and reports; by default the function's own.
+
+        Raises:
+            ClassifierError: An argument is of a wrong type or out of range.
+        """
+        if not callable(fn):
+            raise ClassifierError(f"a classifier must be callable, got {type(fn).__name__}")
+        self.name = name or getattr(fn, "__qualname__", None) or type(fn).__name__
+        self.labels = None if labels is None else _checked_labels(labels)
+        self.num_classes: int | None = None if self.labels is None else len(self.labels)
+        self.sha256: str | None = None
+        self.metadata: dict[str, Any] = {}
+        if outputs not in ("logits", "probs", "sigmoid"):
+            raise ClassifierError(
+                f"outputs must be 'logits', 'probs' or 'sigmoid', got {outputs!r}"
+            )
+        if arrays not in (None, "numpy", "torch", "cupy"):
+            raise ClassifierError(f"arrays must be 'numpy', 'torch' or 'cupy', got {arrays!r}")
+        if channels not in (None, 1, 3):
+            raise ClassifierError(f"channels must be 1 or 3, got {channels!r}")
+        if batch is not None and (
+            isinstance(batch, bool) or not isinstance(batch, int) or batch < 1
+        ):
+            raise ClassifierError(f"batch must be a positive integer, got {batch!r}")
+        if is_module(fn) and arrays not in (None, "torch"):
+            raise ClassifierError(f"a torch module takes arrays='torch', got {arrays!r}")
+        self._fn = fn
+        self._outputs = outputs
+        self.arrays: Kind | None = "torch" if is_module(fn) else arrays
+        self._channels = channels
+        self._size = _checked_size(size)
+        self._mean = _per_channel(mean, "mean")
+        self._std = _per_channel(std, "std")
+        if self._std is not None and not (self._std > 0).all():
+            raise ClassifierError(f"std must be positive, got {std!r}")
+        self._batch = batch
+        self._pad = False
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        """Name and labels."""
+        labels = "" if self.labels is None else f", labels={list(self.labels)}"
+        return f"Classifier({self.name}{labels})"
+
+    @classmethod
+    def load(cls, spec: str | os.PathLike[str], **options: Any) -> Classifier:
+        """Loads a classifier: `.onnx`, `.pt2`, TorchScript `.pt`, or `module:function`.
+
+        `module:function` names a function without arguments that returns a callable or a
+        :class:`Classifier`, or such an object itself. Pickled modules are never unpickled.
+
+        Args:
+            spec: Path or specification.
+            **options: Arguments of :class:`Classifier` that override what the file says.
+
+        Raises:
+            ClassifierError: No such file, damaged, refused, or of a kind that is not read.
+            BackendUnavailable: A TensorRT engine, which this version does not run.
+            MissingExtra: The library for this kind of file is not installed.
+        """
+        from .classifier_files import load_classifier
+
+        return load_classifier(spec, options)
+
+    def __call__(self, images: Any) -> Float32:
+        """Classifies images.
+
+        Args:
+            images: [N, C, H, W] float32 in [-1, 1], any kind of array.
+
+        Returns:
+            Logits [N, K], float32, NumPy.
+
+        Raises:
+            ClassifierError: The function raised, or returned something else than [N, K] numbers.
+        """
+        shape = tuple(images.shape)
+        if len(shape) != 4 or shape[0] == 0:
+            raise ClassifierError(f"images must be [N, C, H, W] with N >= 1, got {list(shape)}")
+        array = as_kind(images, self.arrays or kind_of(images))
+        step = self._batch or shape[0]
+        parts = [self._classify(array[first : first + step]) for first in range(0, shape[0], step)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _classify(self, images: Any) -> Float32:
+        """One call of the function."""
+        count = images.shape[0]
+        try:
+            prepared = self._prepare(images)
+            if self._pad and self._batch is not None and count < self._batch:
+                prepared = prepared[[*range(count), *([0] * (self._batch - count))]]
+            with _inference(self._fn, self.arrays):
+                raw = _array_of(self._fn(prepared))
+        except (ClassifierError, MemoryError):
+            raise
+        except Exception as error:
+            said = str(error).strip().splitlines() or [""]
+            raise ClassifierError(
+                f"classifier {self.name} raised {type(error).__name__}: {said[0]}"
+            ) from error
+        return self._logits(raw[:count] if self._pad else raw, count)
+
+    def _prepare(self, images: Any) -> Any:
+        """Channels, size and normalisation, on whatever kind of array this is."""
+        if is_module(self._fn):
+            images = _onto_module(images, self._fn)
+        have, want = images.shape[1], self._channels
+        if want is not None and have != want:
+            if (have, want) == (1, 3):
+                images = images[:, [0, 0, 0]]
+            elif (have, want) == (3, 1):
+                red, green, blue = GREY_WEIGHTS
+                images = images[:, 0:1] * red + images[:, 1:2] * green + images[:, 2:3] * blue
+            else:
+                raise ClassifierError(
+                    f"classifier {self.name} takes {want} channels, images have {have}: only grey "
+                    "and RGB convert"
+                )
+        if self._size is not None and tuple(images.shape[2:]) != self._size:
+            for axis, target in ((2, self._size[0]), (3, self._size[1])):
+                weights = _as_dtype(
+                    like(resize_weights(images.shape[axis], target), images), images
+                )
+                images = weights @ images if axis == 2 else images @ weights.T
+        if self._mean is None and self._std is None:
+            return images
+        images = (images + 1) / 2
+        for numbers, what in ((self._mean, "mean"), (self._std, "std")):
+            if numbers is None:
+                continue
+            if len(numbers) not in (1, images.shape[1]):
+                raise ClassifierError(
+                    f"{what} has {len(numbers)} numbers, the images have {images.shape[1]} channels"
+                )
+            column = _as_dtype(like(numbers[:, None, None], images), images)
+            images = images - column if what == "mean" else images / column
+        return images
+
+    def _logits(self, raw: npt.NDArray[Any], count: int) -> Float32:
+        """What the function returned, as logits [N, K]."""
+        if raw.ndim == 1 and self._outputs != "logits":
+            raw = raw[:, None]
+        if raw.ndim != 2 or raw.shape[0] != count or raw.dtype.kind not in "fiu":
+            raise ClassifierError(
+                f"classifier {self.name} returned {raw.dtype} {list(raw.shape)}, expected numbers "
+                f"[{count}, K]"
+            )
+        logits = raw.astype(np.float32)
+        if self._outputs == "sigmoid":
+            if logits.shape[1] != 1:
+                raise ClassifierError(
+                    f"classifier {self.name} returned {logits.shape[1]} outputs, "
+                    "outputs='sigmoid' means one"
+                )
+            logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+        elif self._outputs == "probs":
+            if ((logits < -1e-3) | (logits > 1 + 1e-3)).any():
+                raise ClassifierError(
+                    f"classifier {self.name} returned numbers in [{logits.min():g}, "
+                    f"{logits.max():g}], "
+                    "expected probabilities in [0, 1]; are they outputs='logits'?"
+                )
+            if logits.shape[1] == 1:
+                logits = np.concatenate([1 - logits, logits], axis=1)
+            logits = np.log(np.maximum(logits, _SMALLEST))
+        if logits.shape[1] == 1:
+            raise ClassifierError(
+                f"classifier {self.name} returned one output per image; for one logit say "
+                "outputs='sigmoid'"
+            )
+        with self._lock:
+            if self.num_classes is None:
+                self.num_classes = logits.shape[1]
+        if logits.shape[1] != self.num_classes:
+            raise ClassifierError(
+                f"classifier {self.name} returned {logits.shape[1]} outputs per image, expected "
+                f"{self.num_classes}"
+                + ("" if self.labels is None else f" (labels {list(self.labels)})")
+            )
+        return logits
+
+
+def classifier_from(value: Any) -> Classifier:
+    """A classifier from a Classifier, a callable, a torch module, a path or a specification.
+
+    Raises:
+        ClassifierError: The value is none of these, or cannot be loaded.
+    """
+    if isinstance(value, Classifier):
+        return value
+    if isinstance(value, str | os.PathLike):
+        return Classifier.load(value)
+    if isinstance(value, type) or not callable(value):
+        raise ClassifierError(
+            "classifier must be a callable [N, C, H, W] -> logits [N, K], a cf.Classifier or a "
+            "file, "
+            f"got {value!r}"
+        )
+    return Classifier(value)
+
+
+def _checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(labels, str) or not isinstance(labels, Sequence | np.ndarray):
+        raise ClassifierError(f"labels must be a list of class names, got {labels!r}")
+    names = tuple(labels)
+    if (
+        len(names) < 2
+        or len(set(names)) != len(names)
+        or not all(isinstance(n, str) and n for n in names)
+    ):
+        raise ClassifierError(f"labels must be at least two distinct names, got {list(names)}")
+    return names
+
+
+def _checked_size(size: Any) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    pair = (
+        (size, size)
+        if isinstance(size, int)
+        else tuple(size)
+        if isinstance(size, tuple | list)
+        else ()
+    )
+    if len(pair) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in pair):
+        raise ClassifierError(f"size must be a positive integer or (height, width), got {size!r}")
+    return cast("tuple[int, int]", pair)
+
+
+def _per_channel(numbers: float | Sequence[float] | None, what: str) -> Float32 | None:
+    if numbers is None:
+        return None
+    try:
+        array = np.atleast_1d(np.asarray(numbers, dtype=np.float32))
+    except (TypeError, ValueError):
+        array = np.full((1, 1), np.nan, dtype=np.float32)
+    if array.ndim != 1 or not 1 <= len(array) <= 4 or not np.isfinite(array).all():
+        raise ClassifierError(f"{what} must be one number or one per channel, got {numbers!r}")
+    return array
+
+
+def _as_dtype(array: Any, template: Any) -> Any:
+    """An array of the same kind in the dtype of `template`."""
+    if array.dtype == template.dtype:
+        return array
+    return array.to(template.dtype) if kind_of(array) == "torch" else array.astype(template.dtype)
+
+
+def _array_of(result: Any) -> npt.NDArray[Any]:
+    """The array in what a model returned: itself, `.logits`, or the entry "logits"."""
+    if isinstance(result, Mapping) and "logits" in result:
+        result = result["logits"]
+    elif getattr(result, "logits", None) is not None:
+        result = result.logits
+    if isinstance(result, tuple) and len(result) == 1:
+        result = result[0]
+    if result is None or isinstance(result, str | bytes | tuple | Mapping):
+        raise ClassifierError(
+            f"a classifier must return an array [N, K], got {type(result).__name__}"
+        )
+    return to_numpy(result)
+
+
+def _onto_module(images: Any, module: Any) -> Any:
+    """Tensors on a module's device, in its floating dtype."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return images.to(device=tensor.device, dtype=tensor.dtype)
+    return images
+
+
+@contextmanager
+def _inference(fn: Any, arrays: Kind | None) -> Iterator[None]:
+    """No gradients for torch functions; eval mode for a module, undone afterwards."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is None or arrays in ("numpy", "cupy"):
+        yield
+        return
+    training = [part for part in fn.modules() if part.training] if is_module(fn) else []
+    with torch.no_grad():
+        for part in training:
+            part.training = False
+        try:
+            yield
+        finally:
+            for part in training:
+                part.training = True

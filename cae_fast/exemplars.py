@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where each guided path leads: the class codes of exemplars."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import checked_images, pixel_fault, to_numpy
+from .backends import Backend
+from .bank import CodeBank
+from .errors import BankError
+from .model import CAEConfig
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.floating[Any]]
+
+
+class Exemplars:
+    """Checked exemplars of N images.
+
+    Given as images, codes or bank rows, or to be looked up in the bank.
+    """
+
+    def __init__(
+        self,
+        given: Any,
+        count: int,
+        *,
+        k: int,
+        config: CAEConfig,
+        backend: Backend,
+        bank: CodeBank | None,
+    ) -> None:
+        """Reads the `exemplars` argument of an explanation.
+
+        Args:
+            given: Images [N or 1, C, H, W]; class codes [N or 1, D], floating; bank rows [N or 1]
+                or [N or 1, k], integers; an object with `class_code`; or None, the nearest rows of
+                the target class.
+            count: Number of images N.
+            k: Bank rows averaged where `given` is None.
+            config: Of the model.
+            backend: Encodes images.
+            bank: The bank, or None.
+
+        Raises:
+            ValueError: Wrong type, rank, shape, dtype, range, or values that are not finite.
+            BankError: The bank is needed and there is none.
+        """
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise ValueError(f"k must be a positive integer, got {k!r}")
+        self._bank = bank
+        self._rows: IntArray | None = None
+        self._codes: FloatArray | None = None
+        self.k = int(k)
+        if given is None:
+            if bank is None:
+                raise BankError(
+                    "exemplars=None looks them up in a bank: give Explainer(..., bank=) or "
+                    "exemplars="
+                )
+            return
+        if k != 1:
+            raise ValueError(
+                f"k={k} is for exemplars=None; give bank rows [N, k] to average chosen ones"
+            )
+        given = getattr(given, "class_code", given)
+        wanted = (
+            f"images [N, {config.in_channels}, S, S], codes [N, {config.code_dim}] or bank rows [N]"
+        )
+        try:
+            array = to_numpy(given)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"exemplars must be {wanted}: {error}") from None
+        if array.dtype.kind in "iu" and array.ndim <= 2:
+            self._take_rows(array)
+        elif array.dtype.kind == "f" and array.ndim == 4:
+            self._take_images(given, config, backend)
+        elif array.dtype.kind == "f" and array.ndim == 2:
+            self._take_codes(array, config)
+        else:
+            raise ValueError(f"exemplars must be {wanted}, got {array.dtype} {list(array.shape)}")
+        length = len(self._codes) if self._codes is not None else 0
+        if length not in (1, count):
+            raise ValueError(
+                f"exemplars must be one or one for each of the {count} images, got {length}"
+            )
+
+    def _take_rows(self, array: npt.NDArray[Any]) -> None:
+        if self._bank is None:
+            raise BankError(
+                "exemplars are bank rows, but there is no bank: give Explainer(..., bank=)"
+            )
+        rows = np.atleast_1d(array).astype(np.int64)
+        rows = rows[:, None] if rows.ndim == 1 else rows
+        if rows.size == 0:
+            raise ValueError("exemplars is empty, expected bank rows [N]")
+        outside = rows[(rows < 0) | (rows >= len(self._bank))]
+        if outside.size:
+            raise ValueError(
+                f"exemplars must be bank rows in 0..{len(self._bank) - 1}, got {outside[0]}"
+            )
+        self._rows = rows
+        self.k = rows.shape[1]
+        self._codes = average(self._bank, rows)
+
+    def _take_images(self, given: Any, config: CAEConfig, backend: Backend) -> None:
+        images = checked_images(given, config.image_shape, "exemplars")
+        for i, image in enumerate(images):
+            if fault := pixel_fault(image):
+                raise ValueError(f"exemplars: image {i}: {fault}")
+        self._codes = backend.encode_class(images)
+
+    def _take_codes(self, array: npt.NDArray[Any], config: CAEConfig) -> None:
+        if array.shape[1] != config.code_dim or len(array) == 0:
+            raise ValueError(
+                f"exemplars must be class codes [N, {config.code_dim}], got {list(array.shape)}"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError("exemplars: class codes hold NaN or Inf")
+        self._codes = array
+
+    def of(
+        self, first: int, codes: FloatArray, source: IntArray, target: IntArray
+    ) -> tuple[FloatArray, IntArray]:
+        """Ends of the paths of the images `first`, `first + 1`, ...
+
+        Args:
+            first: Index of the first of these images among all.
+            codes: Their class codes, [n, D].
+            source: Their classes [n]; images with -1 need no path.
+            target: Classes to reach [n]; images that are there already need no path.
+
+        Returns:
+            Class codes [n, D], the image's own where it needs no path; bank rows [n, k], -1 where
+            none was used.
+
+        Raises:
+            BankError: The target class is missing from the bank.
+        """
+        count = len(codes)
+        needed = (source >= 0) & (source != target)
+        ends = np.array(codes)
+        rows = np.full((count, self.k), -1, dtype=np.int64)
+        if self._codes is not None:
+            part = slice(first, first + count) if len(self._codes) > 1 else slice(0, 1)
+            ends[needed] = np.broadcast_to(self._codes[part], codes.shape)[needed]
+            if self._rows is not None:
+                rows[needed] = np.broadcast_to(self._rows[part], rows.shape)[needed]
+        elif self._bank is not None and needed.any():
+            rows[needed] = self._bank.nearest(
+                codes[needed], target[needed], self.k, source_class=source[needed]
+            )
+            ends[needed] = average(self._bank, rows[needed])
+        return ends, rows
+
+
+def average(bank: CodeBank, rows: IntArray) -> npt.NDArray[np.float32]:
+    """Mean class codes [N, D] of bank rows [N, k]."""
+    if rows.shape[1] == 1:
+        return np.take(bank.codes, rows[:, 0], axis=0)
+    mean: npt.NDArray[np.float32] = bank.codes[rows].mean(axis=1, dtype=np.float64)
+    return mean.astype(np.float32)

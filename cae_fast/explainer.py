@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The explainer: images in, explanations out, on any backend."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from . import __version__ as _version
+from .arrays import Float32, as_kind, checked_images, kind_of, like, pixel_fault, to_numpy
+from .backends import select_backend
+from .bank import CodeBank
+from .class_names import agree
+from .classifier import classifier_from
+from .errors import ClassifierError
+from .exemplars import Exemplars
+from .explain_job import ExplainJob
+from .explanation import Explanation
+from .model import CAE
+from .path_search import Clock, SearchRules
+from .targets import check_target
+
+PATHS = ("line",)
+MAX_GRID = 1 << 20
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Both codes of N images.
+
+    Attributes:
+        individual: What stays the image's own, [N, 4w, S / 4, S / 4].
+        class_code: What the classes differ in, [N, D].
+    """
+
+    individual: Any
+    class_code: Any
+
+
+class Explainer:
+    """Explains a classifier's decisions about images with a model of its classes.
+
+    Attributes:
+        model: The model.
+        classifier: The classifier, as a :class:`cae_fast.Classifier`.
+        bank: The code bank, or None.
+        class_names: Names of the K classes; empty when nobody knows any.
+        backend: The backend chosen; `backend.name`, `.device`, `.dtype`, `.max_batch`.
+    """
+
+    def __init__(
+        self,
+        model: CAE,
+        classifier: Any,
+        *,
+        bank: CodeBank | str | os.PathLike[str] | None = None,
+        backend: str = "auto",
+        precision: str = "auto",
+        device: str | None = None,
+        max_batch: int | None = None,
+    ) -> None:
+        """Checks that model, classifier and bank belong together, and readies the backend.
+
+        Args:
+            model: The model.
+            classifier: A callable [N, C, H, W] -> logits [N, K], a :class:`cae_fast.Classifier`, a
+                `torch.nn.Module`, or a file (see :meth:`cae_fast.Classifier.load`).
+            bank: Where exemplars come from when none are given.
+            backend: "auto", "cpu", "torch"; "cuda" and "tensorrt" say why they cannot run.
+            precision: "auto" or "fp32"; "fp64" with the torch backend.
+            device: A torch device, for the torch backend.
+            max_batch: The most images, or points of paths, in flight; also the images searched
+                together.
+
+        Raises:
+            ValueError: Wrong arguments.
+            ClassifierError: The classifier cannot be loaded, or its labels are not the model's
+                classes.
+            BankError: The bank belongs to another model or names other classes.
+            BackendUnavailable: The backend cannot run here.
+        """
+        if not isinstance(model, CAE):
+            raise ValueError(
+                f"model must be a cae_fast.CAE (see CAE.load), got {type(model).__name__}"
+            )
+        self.model = model
+        self.classifier = classifier_from(classifier)
+        self.bank = CodeBank.load(bank) if isinstance(bank, str | os.PathLike) else bank
+        labels = self.classifier.labels
+        names = agree(
+            {"model": model.config.class_names, "classifier": labels}, error=ClassifierError
+        )
+        if self.bank is not None:
+            if not isinstance(self.bank, CodeBank):
+                raise ValueError(
+                    f"bank must be a cae_fast.CodeBank or its file, got {type(bank).__name__}"
+                )
+            self.bank.check(model)
+            names = agree(
+                {"bank": self.bank.class_names, "classifier": names}, error=ClassifierError
+            )
+        self.class_names = names
+        self.backend = select_backend(
+            backend, model, device=device, precision=precision, max_batch=max_batch
+        )
+
+    def __repr__(self) -> str:
+        """Backend, device, classifier."""
+        where = f"{self.backend.name} on {self.backend.device}"
+        return f"Explainer({self.model!r}, {self.classifier.name}, backend={where})"
+
+    def explain(
+        self,
+        images: Any,
+        target: Any = None,
+        exemplars: Any = None,
+        path: Literal["line"] = "line",
+        tolerance: float = 1 / 256,
+        k: int = 1,
+        min_probability: float = 0.0,
+        coarse: int = 4,
+        saliency_against: Literal["reconstruction", "image"] = "reconstruction",
+        frames: int = 0,
+        names: Sequence[str] | None = None,
+        rejected: Sequence[str | None] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Explanation:
+        """Explains images by the point of each guided path where the classifier changes its mind.
+
+        Args:
+            images: [N, C, S, S] float32 in [-1, 1], NumPy, torch, CuPy or anything with DLPack. An
+                image with NaN, Inf or values out of range is `rejected`, alone.
+            target: None (the other class of two, else the runner-up logit), a class index or name,
+                "any" (leaving the source class; a class of that name comes first), or one of these
+                per image.
+            exemplars: Images [N or 1, C, S, S], class codes [N or 1, D], bank rows [N or 1] or [N
+                or 1, k], or None: the nearest correctly classified row of the target class.
+            path: "line".
+            tolerance: Width of the final bracket in t, in [2**-20, 1]; the grid is the smallest
+                power of two >= 1 / tolerance.
+            k: Nearest rows averaged when `exemplars` is None.
+            min_probability: A point has flipped only when its class has at least this probability,
+                in [0, 1].
+            coarse: Intervals looked at before bisection, a power of two (at most the grid).
+            saliency_against: What the counterfactual is compared with.
+            frames: Images decoded along each path for display, evenly in t; 0 or at least 2.
+            names: N names for reports.
+            rejected: Per image why it is to be refused unseen, or None; as `load_images(...,
+                on_error="collect")` returns.
+            on_progress: Called with (images done, images in all).
+
+        Returns:
+            One explanation of all images; arrays of the kind and on the device of `images`.
+
+        Raises:
+            ValueError: A wrong argument; the message names it.
+            ClassifierError: The classifier raised or returned something else than logits [N, K].
+            BankError: No bank and no exemplars, or the target class is missing from the bank.
+        """
+        clock = Clock()
+        with clock("total"):
+            array = checked_images(images, self.model.config.image_shape)
+            count = len(array)
+            if path not in PATHS:
+                raise ValueError(f"path must be one of {', '.join(map(repr, PATHS))}, got {path!r}")
+            if saliency_against not in ("reconstruction", "image"):
+                raise ValueError(
+                    "saliency_against must be 'reconstruction' or 'image', got "
+                    f"{saliency_against!r}"
+                )
+            rules = self._rules(tolerance, coarse, min_probability)
+            if isinstance(frames, bool) or not isinstance(frames, int) or frames < 0 or frames == 1:
+                raise ValueError(f"frames must be 0 or an integer of at least 2, got {frames!r}")
+            names = _row_texts(names, count, "names") or [f"image {i}" for i in range(count)]
+            known = _row_texts(rejected, count, "rejected") or [None] * count
+            with clock("encode"):
+                chosen = Exemplars(
+                    exemplars,
+                    count,
+                    k=k,
+                    config=self.model.config,
+                    backend=self.backend,
+                    bank=self.bank,
+                )
+            job = ExplainJob(
+                images=array,
+                reasons=[
+                    why or pixel_fault(image) for why, image in zip(known, array, strict=True)
+                ],
+                target=check_target(target, count, self.class_names, rules.num_classes),
+                exemplars=chosen,
+                rules=rules,
+                against=saliency_against,
+                frame_steps=np.rint(np.linspace(0, rules.grid, frames)).astype(np.int32),
+                backend=self.backend,
+                classify=lambda points: self._classify(points, images),
+                bank_names=None if self.bank is None else self.bank.names,
+                class_names=self.class_names,
+                clock=clock,
+            )
+            result = job.run([str(name) for name in names], on_progress)
+        result.meta |= self._meta() | {
+            "parameters": {
+                "path": path,
+                "tolerance": float(tolerance),
+                "grid": rules.grid,
+                "coarse": rules.coarse,
+                "min_probability": rules.min_probability,
+                "k": chosen.k,
+                "saliency_against": saliency_against,
+                "frames": frames,
+            },
+            "seconds": dict(clock.seconds),
+        }
+        return result.like(images)
+
+    async def explain_async(self, images: Any, **options: Any) -> Explanation:
+        """:meth:`explain` in a thread, so that an event loop goes on meanwhile.
+
+        Same arguments, result and errors.
+        """
+        return await asyncio.to_thread(self.explain, images, **options)
+
+    def encode(self, images: Any) -> Codes:
+        """Both codes of images [N, C, S, S]; arrays of the kind that came in.
+
+        Raises:
+            ValueError: Wrong dtype, rank or shape, or pixels that are NaN, Inf or out of range.
+        """
+        array = self._finite_images(images)
+        individual, class_code = self.backend.encode(array)
+        return Codes(_float32_like(individual, images), _float32_like(class_code, images))
+
+    def decode(self, individual: Any, class_code: Any) -> Any:
+        """Images from codes.
+
+        Args:
+            individual: [N, 4w, S / 4, S / 4], or one for all class codes.
+            class_code: [N, D], or one for all individual codes.
+
+        Returns:
+            Images [N, C, S, S], of the kind of `individual`.
+
+        Raises:
+            ValueError: Wrong rank or shape, or values that are not finite.
+        """
+        shape = self.model.config.individual_shape
+        source = _checked_codes(individual, shape, "individual")
+        codes = _checked_codes(class_code, (self.model.config.code_dim,), "class_code")
+        count = max(len(source), len(codes))
+        if {len(source), len(codes)} - {1, count}:
+            raise ValueError(
+                f"individual has {len(source)} rows, class_code {len(codes)}: expected the same "
+                "number"
+            )
+        rows = np.zeros(count, np.int32) if len(source) == 1 else np.arange(count, dtype=np.int32)
+        images = self.backend.decode(
+            source, np.ascontiguousarray(np.broadcast_to(codes, (count, codes.shape[1]))), rows
+        )
+        return _float32_like(images, individual)
+
+    def path(self, images: Any, exemplars: Any, t: npt.ArrayLike) -> Any:
+        """Images decoded along guided paths.
+
+        Args:
+            images: [N, C, S, S].
+            exemplars: As in :meth:`explain`, but not None.
+            t: Positions [T] in [0, 1].
+
+        Returns:
+            [N, T, C, S, S], of the kind of `images`.
+
+        Raises:
+            ValueError: A wrong argument; the message names it.
+        """
+        array = self._finite_images(images)
+        positions = np.atleast_1d(to_numpy(t)).astype(np.float64)
+        if (
+            positions.ndim != 1
+            or positions.size == 0
+            or not ((positions >= 0) & (positions <= 1)).all()
+        ):
+            raise ValueError(f"t must be positions [T] in [0, 1], got {t!r}")
+        if exemplars is None:
+            raise ValueError("exemplars must be images, class codes or bank rows, got None")
+        config, count = self.model.config, len(array)
+        chosen = Exemplars(
+            exemplars, count, k=1, config=config, backend=self.backend, bank=self.bank
+        )
+        frames = np.empty((count, len(positions), *config.image_shape), dtype=np.float32)
+        for first in range(0, count, self.backend.max_batch):
+            group = array[first : first + self.backend.max_batch]
+            individual, start = self.backend.encode(group)
+            nowhere = np.full(len(group), -2, dtype=np.int64)
+            end, _ = chosen.of(first, start, nowhere + 2, nowhere)
+            for i in range(len(group)):
+                weight = positions[:, None].astype(start.dtype)
+                codes = (1 - weight) * start[i] + weight * end[i]
+                index = np.full(len(positions), i, dtype=np.int32)
+                frames[first + i] = to_numpy(self.backend.decode(individual, codes, index))
+        return like(frames, images)
+
+    def _finite_images(self, images: Any) -> Float32:
+        array = checked_images(images, self.model.config.image_shape)
+        for i, image in enumerate(array):
+            if fault := pixel_fault(image):
+                raise ValueError(f"images: image {i}: {fault}")
+        return array
+
+    def _rules(self, tolerance: float, coarse: int, min_probability: float) -> SearchRules:
+        """The checked numbers of the search."""
+        if not _is_number(tolerance) or not 1 / MAX_GRID <= tolerance <= 1:
+            raise ValueError(f"tolerance must be in [2**-20, 1], got {tolerance!r}")
+        if not _is_number(min_probability) or not 0 <= min_probability <= 1:
+            raise ValueError(f"min_probability must be in [0, 1], got {min_probability!r}")
+        if (
+            isinstance(coarse, bool)
+            or not isinstance(coarse, int)
+            or coarse < 1
+            or coarse & (coarse - 1)
+        ):
+            raise ValueError(f"coarse must be a power of two, got {coarse!r}")
+        grid = 1 << max(0, math.ceil(math.log2(1 / tolerance)))
+        num_classes = self.model.config.num_classes
+        return SearchRules(num_classes, grid, min(coarse, grid), float(min_probability))
+
+    def _classify(self, images: Any, template: Any) -> Float32:
+        """Logits [n, K].
+
+        A classifier without a wish gets arrays of the kind that the user brought.
+        """
+        if self.classifier.arrays is None:
+            kind = kind_of(template)
+            images = (
+                like(to_numpy(images), template)
+                if kind_of(images) != kind
+                else as_kind(images, kind)
+            )
+        logits = self.classifier(images)
+        if logits.shape[1] != self.model.config.num_classes:
+            raise ClassifierError(
+                f"classifier {self.classifier.name} returns {logits.shape[1]} logits per image, "
+                f"the model has {self.model.config.num_classes} classes "
+                f"{list(self.model.config.class_names)}"
+            )
+        return logits
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "version": _version,
+            "model_sha256": self.model.sha256,
+            "bank_sha256": None if self.bank is None else self.bank.sha256,
+            "classifier": self.classifier.name,
+            "classifier_sha256": self.classifier.sha256,
+            "backend": self.backend.name,
+            "device": self.backend.device,
+            "dtype": self.backend.dtype,
+            "max_batch": self.backend.max_batch,
+        }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.floating) and not isinstance(value, bool)
+
+
+def _row_texts(values: Any, count: int, argument: str) -> list[Any] | None:
+    """One entry per image, or None."""
+    if values is None:
+        return None
+    if isinstance(values, str) or len(values) != count:
+        raise ValueError(
+            f"{argument} must be a list of {count}, one for each image, got {values!r:.100}"
+        )
+    return list(values)
+
+
+def _checked_codes(codes: Any, shape: tuple[int, ...], argument: str) -> Float32:
+    wanted = f"float [N, {', '.join(map(str, shape))}]"
+    try:
+        array = to_numpy(codes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{argument} must be {wanted}: {error}") from None
+    if (
+        array.dtype.kind != "f"
+        or array.shape[1:] != shape
+        or array.ndim != len(shape) + 1
+        or not len(array)
+    ):
+        raise ValueError(f"{argument} must be {wanted}, got {array.dtype} {list(array.shape)}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{argument} holds NaN or Inf")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _float32_like(array: Any, template: Any) -> Any:
+    """A backend's array as float32 of the caller's kind."""
+    return like(to_numpy(array).astype(np.float32, copy=False), template)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One group of images.
+
+The native flip search, fed with decoded and classified points of their paths.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _backend
+from .arrays import Float32, Int32, to_numpy
+from .backends import DecodeSession
+
+STATUSES = (
+    "flipped",
+    "not_flipped",
+    "already_target",
+    "reconstruction_flips",
+    "non_finite",
+    "rejected",
+)
+ALREADY_TARGET = STATUSES.index("already_target")
+
+
+@dataclass(frozen=True)
+class SearchRules:
+    """What the search of a flip goes by; see :meth:`cae_fast.Explainer.explain`."""
+
+    num_classes: int
+    grid: int
+    coarse: int
+    min_probability: float
+
+
+class Clock:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        """Starts at zero."""
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Adds the time of a block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+
+@dataclass
+class Outcome:
+    """Results of n images, as the arrays of :class:`cae_fast.Explanation` have them.
+
+    Steps are grid positions.
+    """
+
+    status: Int32
+    lo: Int32
+    hi: Int32
+    reached_class: Int32
+    evaluations: Int32
+    counterfactual: Float32
+    reconstruction: Float32
+    logits_counterfactual: Float32
+    steps: list[list[int]] = field(default_factory=list)
+    path_logits: list[list[Float32]] = field(default_factory=list)
+
+
+def search_flips(
+    session: DecodeSession,
+    classify: Callable[[Any], Float32],
+    images: Float32,
+    source_class: npt.NDArray[np.int64],
+    target_class: npt.NDArray[np.int64],
+    rules: SearchRules,
+    max_batch: int,
+    clock: Clock,
+) -> Outcome:
+    """Searches the flips of a group.
+
+    The image decoded at a reported point is kept, so nothing is decoded twice.
+
+    Args:
+        session: Paths of the n images.
+        classify: Decoded images -> logits [m, K].
+        images: The images, [n, C, H, W].
+        source_class: [n]; -1 leaves an image out as non-finite.
+        target_class: [n]; -1 is any other class.
+        rules: Grid, predicate, number of classes.
+        max_batch: Points decoded and classified at a time.
+        clock: Gets the stages "decode" and "classify".
+    """
+    count = len(images)
+    search = _backend.FlipSearch(
+        source_class.astype(np.int32),
+        target_class.astype(np.int32),
+        rules.num_classes,
+        grid=rules.grid,
+        coarse=rules.coarse,
+        min_probability=rules.min_probability,
+    )
+    counterfactual = np.full(images.shape, np.nan, dtype=np.float32)
+    reconstruction = np.full(images.shape, np.nan, dtype=np.float32)
+    reported = np.full((count, rules.num_classes), np.nan, dtype=np.float32)
+    steps: list[list[int]] = [[] for _ in range(count)]
+    path_logits: list[list[Float32]] = [[] for _ in range(count)]
+    while not search.done:
+        image_index, step = search.points()
+        decoded = np.empty((len(step), *images.shape[1:]), dtype=np.float32)
+        logits = np.empty((len(step), rules.num_classes), dtype=np.float32)
+        for first in range(0, len(step), max_batch):
+            part = slice(first, first + max_batch)
+            with clock("decode"):
+                points = session.decode(image_index[part], step[part])
+                decoded[part] = to_numpy(points)
+            with clock("classify"):
+                logits[part] = classify(points)
+        # A picture that is not finite says nothing, whatever the classifier makes of it.
+        logits[~np.isfinite(decoded).all(axis=(1, 2, 3))] = np.nan
+        keep = search.update(logits)
+        at_start = step == 0
+        reconstruction[image_index[at_start]] = decoded[at_start]
+        counterfactual[image_index[keep]] = decoded[keep]
+        reported[image_index[keep]] = logits[keep]
+        for i, s, row in zip(image_index.tolist(), step.tolist(), logits, strict=True):
+            steps[i].append(s)
+            path_logits[i].append(row)
+    found = search.result()
+    evaluations = np.array(found["evaluations"])
+    already = np.flatnonzero(found["status"] == ALREADY_TARGET).astype(np.int32)
+    with clock("decode"):
+        for first in range(0, len(already), max_batch):
+            rows = already[first : first + max_batch]
+            reconstruction[rows] = to_numpy(session.decode(rows, np.zeros_like(rows)))
+    counterfactual[already] = images[already]
+    evaluations[already] += 1
+    nowhere = found["status"] == STATUSES.index("non_finite")
+    counterfactual[nowhere], reported[nowhere] = np.nan, np.nan
+    return Outcome(
+        status=found["status"],
+        lo=found["lo"],
+        hi=found["hi"],
+        reached_class=np.where(nowhere, np.int32(-1), found["reached_class"]),
+        evaluations=evaluations,
+        counterfactual=counterfactual,
+        reconstruction=reconstruction,
+        logits_counterfactual=reported,
+        steps=steps,
+        path_logits=path_logits,
+    )
