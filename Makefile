@@ -41,7 +41,7 @@ lint: dev  ## formatters, linters, types, stubs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=. $(BIN)/python -m mypy.stubtest cae_fast._C
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml cae_fast._C
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash csrc/lint.sh
 
 sanitize: dev  ## native tests under the address, undefined-behaviour and thread sanitizers
