@@ -76,7 +76,8 @@ def overlay(
         raise ValueError(f"threshold: {threshold}, wanted a number in [0, 1)")
     table = color_table(colormap)
     if images.ndim == 3:
-        return _overlay_batch(images[None], maps[None], alpha, threshold, table)[0]
+        single: Uint8 = _overlay_batch(images[None], maps[None], alpha, threshold, table)[0]
+        return single
     return _overlay_batch(images, maps, alpha, threshold, table)
 
 

@@ -118,13 +118,19 @@ def run(
         names = (name,)
     folders = {name: model_folder(name) for name in names}
     explained: dict[str, Explanation] = {}
+    notes = {
+        name: _SAMPLE_NOTES[name] if data is None else _own_images_notes(name, choice)
+        for name in names
+    }
     with atomic_directory(target, overwrite=overwrite or own) as temporary:
         for name, folder in folders.items():
-            notes = _SAMPLE_NOTES[name] if data is None else _own_images_notes(name, choice)
-            explained[name] = _explain(folder, data, temporary / name, name, notes, on_progress)
+            explained[name] = _explain(
+                folder, data, temporary / name, name, notes[name], on_progress
+            )
         totals = {name: _totals(explanation) for name, explanation in explained.items()}
         seconds = {name: _seconds_per_image(e) for name, e in explained.items()}
-        (temporary / "index.html").write_text(_landing_page(explained, seconds), encoding="utf-8")
+        page = _landing_page(explained, seconds, notes)
+        (temporary / "index.html").write_text(page, encoding="utf-8")
         marker = {"totals": totals, "seconds_per_image": seconds}
         (temporary / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
     reports = {name: target / name / "index.html" for name in explained}
@@ -205,11 +211,16 @@ def _seconds_per_image(explanation: Explanation) -> float:
     return (total_seconds(explanation.meta) or 0.0) / len(explanation)
 
 
-def _landing_page(explained: Mapping[str, Explanation], seconds: Mapping[str, float]) -> str:
+def _landing_page(
+    explained: Mapping[str, Explanation],
+    seconds: Mapping[str, float],
+    notes: Mapping[str, Sequence[str]],
+) -> str:
     from cae_fast.report.page import NOTICE, asset, page
 
     sections = "".join(
-        _section(name, explanation, seconds[name]) for name, explanation in explained.items()
+        _section(name, explanation, seconds[name], notes[name])
+        for name, explanation in explained.items()
     )
     body = (
         f'<style>{asset("report.css")}</style><main class="cae"><header>'
@@ -221,17 +232,18 @@ def _landing_page(explained: Mapping[str, Explanation], seconds: Mapping[str, fl
     return page("cae_fast demo", body)
 
 
-def _section(name: str, explanation: Explanation, seconds: float) -> str:
+def _section(name: str, explanation: Explanation, seconds: float, notes: Sequence[str]) -> str:
     from cae_fast.report import STATUS_LABELS
     from cae_fast.report.page import duration
 
     totals = _totals(explanation)
-    summary = ", ".join(f"{STATUS_LABELS[s].lower()} {n}" for s, n in totals.items())
+    summary = ", ".join(f"{n} {STATUS_LABELS[s].lower()}" for s, n in totals.items())
+    origin = "".join(f'<p class="note"><small>{escape(note)}</small></p>' for note in notes)
     return (
         f'<section class="case"><header><h2><a href="{name}/index.html">{_TITLES[name]}</a></h2>'
         f'<span class="badge">{duration(seconds)} per explanation</span></header>'
         f'<p class="says">{len(explanation)} images: {escape(summary)}.</p>'
-        f'<div class="pairs">{_teasers(explanation)}</div>'
+        f'<div class="pairs">{_teasers(explanation)}</div>{origin}'
         f'<p class="more"><a href="{name}/index.html">Open the report on {_TITLES[name].lower()}'
         "</a></p></section>"
     )

@@ -69,7 +69,6 @@ def train(
     if int(os.environ.get("RANK", "0")) > 0:
         return
     printed = Output(quiet=quiet, as_json=as_json)
-    printed.line(str(model))
     printed.result({"model": str(model), "run": str(out), "steps": steps})
 
 
@@ -103,10 +102,18 @@ def train_classifier(
 
     files = run(options)
     printed = Output(quiet=quiet, as_json=as_json)
-    result = _plain(files)
-    for name, value in result.items():
-        printed.line(f"{name}: {value}")
-    printed.result(result)
+    for split, measured in files.accuracy.items():
+        share, count = measured["accuracy"], measured["images"]
+        printed.line(f"{split}: {share:.1%} of {count} images right")
+    printed.line(f"wrote {files.pt2} and {files.onnx}")
+    printed.result(
+        {
+            "pt2": str(files.pt2),
+            "onnx": str(files.onnx),
+            "accuracy": files.accuracy,
+            "class_names": list(files.class_names),
+        }
+    )
 
 
 def import_checkpoint(
@@ -188,12 +195,3 @@ def _fields(options: type[Any], given: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a verb that are options of its function."""
     names = {field.name for field in dataclasses.fields(options)}
     return {name: value for name, value in given.items() if name in names}
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    """A result's fields as JSON values."""
-    return {
-        field.name: str(item) if isinstance(item, os.PathLike) else item
-        for field in dataclasses.fields(value)
-        if (item := getattr(value, field.name)) is not None
-    }

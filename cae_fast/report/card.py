@@ -99,15 +99,16 @@ def _tiles(
             tiles.append(_tile(name, note, to_rgb(counterfactual), kind="reached"))
         if case.status != "already_target":
             tiles.append(_overlay_tile(explanation.saliency[i], image, original, reconstruction))
-            tiles.append(
-                _tile(
-                    "Signed change",
-                    "blue darker, orange brighter",
-                    signed_rgb(explanation.difference[i]),
-                )
-            )
+            tiles.append(_change_tile(explanation.difference[i]))
         tiles += _exemplar_tile(case, exemplar)
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
+
+
+def _change_tile(difference: npt.NDArray[Any]) -> str:
+    # Colours are scaled to the picture's own strongest change, so its size has to be said.
+    strongest = float(np.abs(difference.mean(axis=0)).max(initial=0.0)) / 2.0
+    note = f"blue darker, orange brighter, by {percent(strongest)} of full scale at most"
+    return _tile("Signed change", note, signed_rgb(difference))
 
 
 def _exemplar_tile(case: Case, exemplar: Any) -> list[str]:
