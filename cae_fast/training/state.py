@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that training changes, and how it is saved and restored exactly."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelFileError
+from ..model import CAEConfig
+from ..networks import CAEModule, Discriminator
+
+if TYPE_CHECKING:
+    from .options import Schedule, TrainOptions
+
+_BETAS = (0.5, 0.999)
+_COSINE_END = 0.02
+
+
+class TrainingState:
+    """Networks, running mean of the generator's weights, optimisers, and steps done.
+
+    Random numbers need no state: each step seeds its own from the run's seed and its number.
+    """
+
+    def __init__(self, config: CAEConfig, options: TrainOptions, device: torch.device) -> None:
+        """Creates networks with random weights from the global generator of torch."""
+        self.generator = CAEModule(config).to(device)
+        self.discriminator = Discriminator(config).to(device)
+        self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.mean = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.step = 0
+        self.seconds = 0.0
+        self.best = -math.inf
+        self._options = options
+        self._adam_g = _adam(self.generator, options)
+        self._adam_d = _adam(self.discriminator, options)
+
+    def set_rate(self) -> float:
+        """Sets and gives the learning rate of the step to come."""
+        options = self._options
+        rate = options.learning_rate * schedule_factor(options.schedule, self.step, options.steps)
+        for optimiser in (self._adam_g, self._adam_d):
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        return rate
+
+    def update_discriminator(self, loss: Tensor) -> None:
+        """One step of the discriminator."""
+        self._adam_d.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(self.discriminator)
+        self._adam_d.step()
+
+    def update_generator(self, loss: Tensor) -> None:
+        """One step of the generator, and of the running mean of its weights."""
+        self._adam_g.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(self.generator)
+        self._adam_g.step()
+        # A short run must not be dominated by its first, random weights.
+        decay = min(self._options.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, value in zip(
+                self.mean.parameters(), self.generator.parameters(), strict=True
+            ):
+                mean.lerp_(value, 1 - decay)
+
+    def finite(self) -> bool:
+        """Whether all weights are finite."""
+        networks = (self.generator, self.discriminator)
+        return all(bool(p.isfinite().all()) for n in networks for p in n.parameters())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Tensors and numbers for a checkpoint."""
+        return {
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "mean": self.mean.state_dict(),
+            "adam_generator": self._adam_g.state_dict(),
+            "adam_discriminator": self._adam_d.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+        }
+
+    def restore(self, saved: dict[str, Any], origin: str) -> None:
+        """Takes over a checkpoint.
+
+        Raises:
+            ModelFileError: The checkpoint lacks something or fits other networks.
+        """
+        try:
+            self.generator.load_state_dict(saved["generator"])
+            self.discriminator.load_state_dict(saved["discriminator"])
+            self.mean.load_state_dict(saved["mean"])
+            self._adam_g.load_state_dict(saved["adam_generator"])
+            self._adam_d.load_state_dict(saved["adam_discriminator"])
+            self.step = int(saved["step"])
+            self.seconds = float(saved["seconds"])
+            self.best = float(saved["best"])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise ModelFileError(f"{origin}: does not fit this run ({error})") from error
+
+
+def schedule_factor(schedule: Schedule, step: int, steps: int) -> float:
+    """Learning rate of a step relative to that of the first.
+
+    Args:
+        schedule: "constant", "halving" (every tenth of the run) or "cosine" (after half the run).
+        step: Number of the step, from 0.
+        steps: Length of the run.
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "halving":
+        return float(0.5 ** (10 * step // steps))
+    late = max(0.0, 2 * step / steps - 1)
+    return _COSINE_END + (1 - _COSINE_END) * 0.5 * (1 + math.cos(math.pi * late))
+
+
+def average_gradients(network: nn.Module) -> None:
+    """Averages gradients over the processes, where there are several."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for gradient, part in zip(
+        gradients, flat.split([g.numel() for g in gradients]), strict=True
+    ):
+        gradient.copy_(part.view_as(gradient))
+
+
+def _adam(network: nn.Module, options: TrainOptions) -> torch.optim.Adam:
+    return torch.optim.Adam(
+        network.parameters(),
+        lr=options.learning_rate,
+        betas=_BETAS,
+        weight_decay=options.weight_decay,
+    )

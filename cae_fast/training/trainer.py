@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: one discriminator step and one generator step per batch of pairs."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import CAEError
+from ..model import CAE, CAEConfig
+from . import judges
+from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from .devices import choose_device
+from .distributed import Processes
+from .grids import write_grid
+from .journal import Journal
+from .losses import discriminator_losses, generator_losses, partner, swap_classes, weighted_sum
+from .options import TrainOptions
+from .pipeline import ImageStore, PairSampler, augmented, probe_channels, read_splits
+from .promises import measure_promises, warn_of
+from .run_folder import check_same_run, data_fingerprint, prepare_run, provenance
+from .state import TrainingState
+
+#: Called after each logged step with its number, the number of steps, losses and rates.
+TrainProgress = Callable[[int, int, dict[str, float]], None]
+
+_GRID_IMAGES = 8
+_INTERIM_SWAPS = 64
+_HELD_OUT_LIMIT = 512
+
+
+def train(options: TrainOptions, progress: TrainProgress | None = None) -> Path:
+    """Trains a class association embedding on a folder of images.
+
+    Args:
+        options: What to do.
+        progress: Called after each logged step.
+
+    Returns:
+        The model file, `out`/model.safetensors: the running mean of the weights, with data, seed,
+        steps and the promises measured on the validation images in its provenance.
+
+    Raises:
+        ValueError: Data or options do not fit, or the loss became NaN or infinite (the last good
+            checkpoint stays).
+        OSError: The file system refused.
+
+    Warns:
+        UserWarning: A promise of the method is plainly broken on the validation images.
+    """
+    with torch.random.fork_rng(devices=[]), Processes() as processes:
+        run = _Run(options, processes)
+        return run.train(progress)
+
+
+class _Run:
+    """One call of `train`."""
+
+    def __init__(self, options: TrainOptions, processes: Processes) -> None:
+        self.options = options
+        self.processes = processes
+        self.device = choose_device(options.device, local_rank=processes.local_rank)
+        splits = read_splits(options.data, options.validation_fraction, options.seed)
+        channels = options.in_channels or probe_channels(splits.train)
+        names = splits.train.class_names
+        self.config = CAEConfig(
+            image_size=options.image_size,
+            in_channels=channels,
+            channels=options.channels,
+            num_blocks=options.num_blocks,
+            code_dim=options.code_dim,
+            num_classes=len(names),
+            class_names=names,
+            modulation_width=options.modulation_width,
+        )
+        self.splits = splits
+        self.fingerprint = data_fingerprint(splits)
+        classifier, self.judge = None, "discriminator"
+        if options.classifier is not None:
+            classifier, self.judge = judges.load_classifier(options.classifier, names)
+        self.critic = None
+        if options.critic is not None:
+            self.critic = judges.load_critic(options.critic, names, channels, self.device)
+        self.out = Path(options.out)
+        with processes.in_turn():
+            prepare_run(self.out, options, self.config, write=processes.first)
+        self.store = ImageStore(
+            splits.train, options.image_size, channels, cache_bytes=options.cache_bytes
+        )
+        held = ImageStore(splits.validation, options.image_size, channels)
+        self.labels = splits.train.labels
+        self.held_labels = splits.validation.labels
+        if options.labels == "classifier" and classifier is not None:
+            self.labels = judges.classify_store(classifier, self.store, len(names))
+            self.held_labels = judges.classify_store(classifier, held, len(names))
+        self.sampler = PairSampler(
+            self.labels,
+            len(names),
+            options.batch_size,
+            options.seed,
+            rank=processes.rank,
+            world=processes.world,
+        )
+        chosen = _some(len(held), _HELD_OUT_LIMIT)
+        self.held = held.images(chosen).to(self.device)
+        self.held_labels = self.held_labels[chosen]
+        torch.manual_seed(options.seed)
+        self.state = TrainingState(self.config, options, self.device)
+        self.classify = (
+            judges.discriminator_head(self.state.discriminator)
+            if classifier is None
+            else judges.as_torch(classifier, len(names))
+        )
+        if options.compile_networks:
+            self.state.generator.compile()
+            self.state.discriminator.compile()
+
+    def train(self, progress: TrainProgress | None) -> Path:
+        options, state = self.options, self.state
+        checkpoints = self.out / "checkpoints"
+        if options.resume and (checkpoints / LAST).exists():
+            saved = load_checkpoint(checkpoints / LAST)
+            check_same_run(saved, options, self.fingerprint, checkpoints / LAST)
+            state.restore(saved, str(checkpoints / LAST))
+        sample_every = options.sample_every or max(1, options.steps // 10)
+        checkpoint_every = options.checkpoint_every or max(1, options.steps // 20)
+        quiet = options.quiet or not self.processes.first
+        began = time.monotonic() - state.seconds
+        first = state.step
+        with (
+            Journal(self.out, options.steps, start=first, quiet=quiet) as journal,
+            ThreadPoolExecutor(1) as reader,
+        ):
+            self._announce(journal)
+            upcoming = reader.submit(self._batch, state.step)
+            started = time.monotonic()
+            while state.step < options.steps:
+                images, labels, seed = upcoming.result()
+                if state.step + 1 < options.steps:
+                    upcoming = reader.submit(self._batch, state.step + 1)
+                torch.manual_seed(seed)
+                values = self._step(images, labels)
+                state.step += 1
+                last = state.step == options.steps
+                state.seconds = time.monotonic() - began
+                rate = (state.step - first) / max(time.monotonic() - started, 1e-9)
+                if state.step % options.log_every == 0 or last:
+                    numbers = self._checked(values)
+                    if self.processes.first:
+                        journal.log(state.step, numbers)
+                    if progress is not None and self.processes.first:
+                        progress(state.step, options.steps, numbers | {"steps_per_s": rate})
+                    journal.show(state.step, numbers, rate)
+                if self.processes.first and (state.step % sample_every == 0 and not last):
+                    measured = self._measure(swaps=_INTERIM_SWAPS)
+                    journal.measured(state.step, measured)
+                    self._write_samples()
+                    self._keep_best(measured, values)
+                if self.processes.first and (state.step % checkpoint_every == 0 or last):
+                    self._save(LAST, values)
+            self.processes.wait()
+            if self.processes.first:
+                self._finish(journal)
+        self.processes.wait()
+        return self.out / "model.safetensors"
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, int]:
+        """Images [2B, C, S, S], labels [2B] and the seed of a step."""
+        rng = self.sampler.rng(step)
+        indices = self.sampler.draw(step, rng)
+        images = augmented(self.store.images(indices), self.options.augment, rng)
+        labels = torch.from_numpy(self.labels[indices])
+        return images, labels, int(rng.integers(2**62))
+
+    def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """One update of both networks; gives the losses and the learning rate."""
+        state, weights = self.state, self.options.weights
+        rate = state.set_rate()
+        images = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        labels = labels.to(self.device)
+        discriminator = state.discriminator
+        with self._autocast():
+            swap = swap_classes(state.generator, images, labels)
+            judged = discriminator_losses(discriminator, swap)
+        state.update_discriminator(weighted_sum(judged, weights))
+        discriminator.requires_grad_(False)
+        with self._autocast():
+            losses = generator_losses(state.generator, discriminator, swap, weights, self.critic)
+        total = weighted_sum(losses, weights)
+        state.update_generator(total)
+        discriminator.requires_grad_(True)
+        values = {name: value.detach() for name, value in (losses | judged).items()}
+        return {
+            "generator": total.detach(),
+            "discriminator": weighted_sum(judged, weights).detach(),
+            **values,
+            "learning_rate": torch.tensor(rate, dtype=torch.float64),
+        }
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"
+        )
+
+    def _checked(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """The losses as numbers.
+
+        Raises:
+            CAEError: One is NaN or infinite.
+        """
+        numbers = {name: float(value) for name, value in values.items()}
+        bad = [name for name, value in numbers.items() if not np.isfinite(value)]
+        if bad:
+            raise CAEError(
+                f"step {self.state.step}: the loss {bad[0]} is {numbers[bad[0]]}; the last good "
+                f"checkpoint is kept in {self.out / 'checkpoints'}; lower learning_rate "
+                f"({self.options.learning_rate:g})"
+                + (" or use precision='fp32'" if self.options.precision == "bf16" else "")
+            )
+        return numbers
+
+    def _save(self, name: str, values: dict[str, Tensor]) -> None:
+        """Writes a checkpoint, but never one of broken weights."""
+        self._checked(values)
+        if not self.state.finite():
+            raise CAEError(
+                f"step {self.state.step}: the weights became NaN or infinite; the last good "
+                f"checkpoint is kept in {self.out / 'checkpoints'}; lower learning_rate "
+                f"({self.options.learning_rate:g})"
+            )
+        extra = {"options": self.options.to_dict(), "data_sha256": self.fingerprint}
+        save_checkpoint(self.out / "checkpoints" / name, self.state.to_dict() | extra)
+
+    def _keep_best(self, measured: dict[str, Any], values: dict[str, Tensor]) -> None:
+        if not measured:
+            return
+        shares = ("swap_success", "class_kept", "knn_accuracy")
+        score = float(sum(measured[k] for k in shares) - measured["reconstruction_l1"])
+        if score > self.state.best:
+            self.state.best = score
+            self._save(BEST, values)
+
+    def _measure(self, *, swaps: int | None = None) -> dict[str, Any]:
+        if len(np.unique(self.held_labels)) < 2:
+            return {}
+        amount = {} if swaps is None else {"swaps": swaps, "paths": 8}
+        measured = measure_promises(
+            self.state.mean, self.held, self.held_labels, self.classify, judge=self.judge, **amount
+        )
+        return measured
+
+    @torch.no_grad()
+    def _write_samples(self) -> None:
+        """Original, reconstruction, donor and swap of some held-out images."""
+        count = len(self.held)
+        chosen = torch.from_numpy(_spread_over_classes(self.held_labels, min(_GRID_IMAGES, count)))
+        images = self.held[chosen]
+        individual, codes = self.state.mean.encode(images)
+        donors = partner(images)
+        rows = (
+            images,
+            self.state.mean.decode(individual, codes),
+            donors,
+            self.state.mean.decode(individual, partner(codes)),
+        )
+        path = self.out / "samples" / f"step_{self.state.step:07d}.png"
+        write_grid(path, [row.float().cpu().numpy() for row in rows])
+
+    def _announce(self, journal: Journal) -> None:
+        counts = ", ".join(f"{k} {v}" for k, v in self.splits.train.class_counts().items())
+        weights = sum(p.numel() for p in self.state.generator.parameters())
+        journal.say(
+            f"{len(self.store)} training images ({counts}), {len(self.held)} held out; "
+            f"{weights / 1e6:.2f} M weights, {self.device}, {self.options.precision}"
+        )
+        if not self.store.cached:
+            journal.say("the images do not fit in memory: they are read again as needed")
+        if self.judge == "discriminator":
+            journal.say("no classifier given: the discriminator's class head judges the promises")
+
+    def _finish(self, journal: Journal) -> None:
+        """Measures, writes the model, and warns of broken promises."""
+        measured = self._measure()
+        if measured:
+            journal.measured(self.state.step, measured)
+            for sentence in warn_of(measured):
+                warnings.warn(sentence, stacklevel=5)
+        else:
+            warnings.warn("held-out images of one class only: nothing was measured", stacklevel=5)
+        self._write_samples()
+        record = provenance(self.options, self.splits, self.fingerprint, self.state, measured)
+        path = self.out / "model.safetensors"
+        CAE.from_module(self.state.mean, record).save(path)
+        journal.say(f"wrote {path}")
+
+
+def _some(count: int, limit: int) -> NDArray[np.int64]:
+    """At most `limit` of `count` indices, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64))
+
+
+def _spread_over_classes(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Indices such that each image and the one half the list on differ in class where possible."""
+    classes = np.unique(labels)
+    half = max(1, count // 2)
+    members = {int(k): np.flatnonzero(labels == k) for k in classes}
+    chosen = []
+    for side in (0, 1):
+        for i in range(half):
+            of = members[int(classes[(i + side) % len(classes)])]
+            chosen.append(of[(i // len(classes) + side) % len(of)])
+    return np.asarray(chosen, dtype=np.int64)
+
