@@ -35,9 +35,7 @@ def lerp_codes(start: Any, end: Any, t: Any) -> npt.NDArray[np.float32]:
     return _backend.lerp_codes(start, end, t)
 
 
-def path_codes(
-    vertices: Any, image_index: Any, step: Any, *, grid: int
-) -> npt.NDArray[np.float32]:
+def path_codes(vertices: Any, image_index: Any, step: Any, *, grid: int) -> npt.NDArray[np.float32]:
     """Points on guided paths that are polylines, at t = step / grid by arc length.
 
     Args:
@@ -57,9 +55,7 @@ def path_codes(
     return _backend.path_codes(vertices, image_index, step, grid)
 
 
-def difference_saliency(
-    a: Any, b: Any
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def difference_saliency(a: Any, b: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Signed difference of two image batches, and their saliency maps.
 
     Args:

@@ -8,6 +8,7 @@
 
 #include "bindings/bind.h"
 #include "bindings/dlpack_view.h"
+#include "bindings/without_gil.h"
 #include "engine/engine.h"
 
 namespace py = pybind11;
@@ -20,6 +21,7 @@ using cae::NetworkConfig;
 using cae::bindings::FloatArray;
 using cae::bindings::IndexArray;
 using cae::bindings::OutputArray;
+using cae::bindings::without_gil;
 
 /// An integer field of the configuration; bool does not count as one.
 int64_t read_field(const py::dict& config, const char* field) {
@@ -59,8 +61,9 @@ std::shared_ptr<Engine> make_engine(const py::dict& config, const py::dict& weig
     const auto added = arrays.emplace(name, FloatArray(item.second, name.c_str())).first;
     views.emplace(name, added->second.view());
   }
-  const py::gil_scoped_release release;
-  return std::make_shared<Engine>(network_config, views, max_batch);
+  std::shared_ptr<Engine> engine;
+  without_gil([&] { engine = std::make_shared<Engine>(network_config, views, max_batch); });
+  return engine;
 }
 
 py::tuple encode(Engine& engine, const py::object& images) {
@@ -71,10 +74,7 @@ py::tuple encode(Engine& engine, const py::object& images) {
   const OutputArray<float> individual(
       {view.dim(0), config.code_channels(), config.code_size(), config.code_size()});
   const OutputArray<float> class_code({view.dim(0), config.code_dim});
-  {
-    const py::gil_scoped_release release;
-    engine.encode(view, individual.view(), class_code.view());
-  }
+  without_gil([&] { engine.encode(view, individual.view(), class_code.view()); });
   return py::make_tuple(individual.array(), class_code.array());
 }
 
@@ -83,10 +83,7 @@ py::array_t<float> encode_class(Engine& engine, const py::object& images) {
   engine.check_images(array.shape());
   const auto view = array.view();
   const OutputArray<float> class_code({view.dim(0), engine.config().code_dim});
-  {
-    const py::gil_scoped_release release;
-    engine.encode_class(view, class_code.view());
-  }
+  without_gil([&] { engine.encode_class(view, class_code.view()); });
   return class_code.array();
 }
 
@@ -108,10 +105,7 @@ py::array_t<float> decode(Engine& engine, const py::object& individual,
   const auto code_view = code_array.view();
   const auto index_view = index_array.view();
   const OutputArray<float> images = make_images(engine, code_view.dim(0));
-  {
-    const py::gil_scoped_release release;
-    engine.decode(individual_view, code_view, index_view, images.view());
-  }
+  without_gil([&] { engine.decode(individual_view, code_view, index_view, images.view()); });
   return images.array();
 }
 
@@ -125,8 +119,11 @@ std::shared_ptr<DecodeSession> make_session(const std::shared_ptr<Engine>& engin
                    {individual_array.shape()[0], "V", engine->config().code_dim});
   const auto individual_view = individual_array.view();
   const auto vertices_view = vertices_array.view();
-  const py::gil_scoped_release release;
-  return std::make_shared<DecodeSession>(engine, individual_view, vertices_view, grid);
+  std::shared_ptr<DecodeSession> session;
+  without_gil([&] {
+    session = std::make_shared<DecodeSession>(engine, individual_view, vertices_view, grid);
+  });
+  return session;
 }
 
 py::array_t<float> session_decode(DecodeSession& session, const py::object& image_index,
@@ -138,10 +135,7 @@ py::array_t<float> session_decode(DecodeSession& session, const py::object& imag
   const auto index_view = index_array.view();
   const auto step_view = step_array.view();
   const OutputArray<float> images = make_images(session.engine(), index_view.dim(0));
-  {
-    const py::gil_scoped_release release;
-    session.decode(index_view, step_view, images.view());
-  }
+  without_gil([&] { session.decode(index_view, step_view, images.view()); });
   return images.array();
 }
 

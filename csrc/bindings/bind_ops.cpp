@@ -2,6 +2,7 @@
 // Bindings of the stand-alone operations.
 #include "bindings/bind.h"
 #include "bindings/dlpack_view.h"
+#include "bindings/without_gil.h"
 #include "ops/difference_saliency.h"
 #include "ops/lerp_codes.h"
 #include "ops/path_codes.h"
@@ -26,10 +27,7 @@ py::array_t<float> lerp_codes_array(const py::object& start, const py::object& e
   const auto end_view = end_array.view();
   const auto t_view = t_array.view();
   const OutputArray<float> out(shape);
-  {
-    const py::gil_scoped_release release;
-    lerp_codes(start_view, end_view, t_view, out.view());
-  }
+  without_gil([&] { lerp_codes(start_view, end_view, t_view, out.view()); });
   return out.array();
 }
 
@@ -45,10 +43,7 @@ py::array_t<float> path_codes_array(const py::object& vertices, const py::object
   const auto index_view = index_array.view();
   const auto step_view = step_array.view();
   const OutputArray<float> out({index_view.dim(0), vertices_view.dim(2)});
-  {
-    const py::gil_scoped_release release;
-    path_codes(vertices_view, index_view, step_view, grid, out.view());
-  }
+  without_gil([&] { path_codes(vertices_view, index_view, step_view, grid, out.view()); });
   return out.array();
 }
 
@@ -62,10 +57,7 @@ py::tuple difference_saliency_arrays(const py::object& a, const py::object& b) {
   const auto b_view = b_array.view();
   const OutputArray<float> difference(shape);
   const OutputArray<float> saliency({shape[0], shape[2], shape[3]});
-  {
-    const py::gil_scoped_release release;
-    difference_saliency(a_view, b_view, difference.view(), saliency.view());
-  }
+  without_gil([&] { difference_saliency(a_view, b_view, difference.view(), saliency.view()); });
   return py::make_tuple(difference.array(), saliency.array());
 }
 

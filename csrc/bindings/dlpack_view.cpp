@@ -35,6 +35,24 @@ std::string type_name(const py::handle& object) {
   return py::str(py::type::handle_of(object).attr("__name__"));
 }
 
+void check_device(int type, const char* name) {
+  CAE_CHECK(type == kDlCpu || type == kDlCudaHost, name,
+            " must be in CPU memory, got DLPack device type ", type);
+}
+
+/// Calls a method of the protocol; an exporter's refusal becomes an error that names the argument.
+py::object call_export(const py::handle& object, const char* method, const char* name) {
+  try {
+    return object.attr(method)();
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception) || error.matches(PyExc_MemoryError)) {
+      throw;
+    }
+    throw std::invalid_argument(
+        concat(name, " cannot be exported by DLPack: ", std::string(py::str(error.value()))));
+  }
+}
+
 }  // namespace
 
 ArrayArgument::ArrayArgument(const py::handle& object, const char* name, int code, int bits) {
@@ -64,20 +82,13 @@ void ArrayArgument::from_numpy(const py::array& array, const char* name, int cod
 
 void ArrayArgument::from_dlpack(const py::handle& object, const char* name, int code, int bits) {
   if (py::hasattr(object, "__dlpack_device__")) {
-    const auto device = py::cast<py::tuple>(object.attr("__dlpack_device__")());
-    const int type = py::cast<int>(py::int_(device[0]));
-    CAE_CHECK(type == kDlCpu || type == kDlCudaHost, name,
-              " must be in CPU memory, got DLPack device type ", type);
+    const py::object device = call_export(object, "__dlpack_device__", name);
+    CAE_CHECK(py::isinstance<py::tuple>(device) && py::len(device) == 2, name,
+              ": __dlpack_device__ must return a pair");
+    const int type = py::cast<int>(py::int_(py::reinterpret_borrow<py::tuple>(device)[0]));
+    check_device(type, name);
   }
-  py::object capsule;
-  try {
-    capsule = object.attr("__dlpack__")();
-  } catch (py::error_already_set& error) {
-    CAE_CHECK(!error.matches(PyExc_BufferError) && !error.matches(PyExc_RuntimeError) &&
-                  !error.matches(PyExc_TypeError),
-              name, " cannot be exported by DLPack: ", std::string(py::str(error.value())));
-    throw;
-  }
+  const py::object capsule = call_export(object, "__dlpack__", name);
   // The capsule is read, not consumed: its own destructor frees the tensor when `owner_` goes.
   const void* pointer = PyCapsule_GetPointer(capsule.ptr(), "dltensor");
   if (pointer == nullptr) {
@@ -85,8 +96,7 @@ void ArrayArgument::from_dlpack(const py::handle& object, const char* name, int 
     throw std::invalid_argument(concat(name, ": __dlpack__ must return a \"dltensor\" capsule"));
   }
   const auto& tensor = *static_cast<const DlTensor*>(pointer);
-  CAE_CHECK(tensor.device_type == kDlCpu || tensor.device_type == kDlCudaHost, name,
-            " must be in CPU memory, got DLPack device type ", tensor.device_type);
+  check_device(tensor.device_type, name);
   CAE_CHECK(tensor.type_code == code && tensor.type_bits == bits && tensor.type_lanes == 1, name,
             " must be ", dtype_name(code, bits), ", got DLPack type code ",
             static_cast<int>(tensor.type_code), " with ", static_cast<int>(tensor.type_bits),
