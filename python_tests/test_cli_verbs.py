@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,31 @@ def test_same_names_in_two_folders_stay_apart(workspace: Workspace, tmp_path: Pa
     done = cae_fast(*arguments, str(tmp_path / "b"))
     assert [row["name"] for row in done.json["explanations"]] == ["a/x.png", "b/x.png"]
     assert len(list((tmp_path / "out" / "images").iterdir())) == 2
+
+
+def test_names_that_are_no_text_and_command_a_terminal(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    good = (workspace.images / "0.png").read_bytes()
+    for name in (b"caf\xe9.png", b"\x1b[2Jred.png", b"new\nline.png"):
+        (images / os.fsdecode(name)).write_bytes(good)
+    (images / "bad\x1b[2J.png").write_bytes(b"x")
+    command = [
+        sys.executable,
+        "-m",
+        "cae_fast",
+        *workspace.explain(tmp_path / "out", images=images),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert r"\x1b[2Jred.png" in done.stdout
+    assert done.stderr.count("\n") == 1
+    assert len(cf.Explanation.load(tmp_path / "out" / "explanation")) == 4
 
 
 def test_overlay_has_the_size_of_the_original(workspace: Workspace, tmp_path: Path) -> None:

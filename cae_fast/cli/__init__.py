@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from typing import Any
@@ -14,6 +15,10 @@ def main() -> None:
     """Run `cae-fast` with the arguments of the process and exit with its code."""
     from cae_fast.cli.app import app
 
+    # Names may hold what the terminal's encoding has not; that must not end the program.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
     app(prog_name=PROGRAM)
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from cae_fast.cli import explaining, machine, modelling
 from cae_fast.cli.failures import EXIT_INPUT, EXIT_INTERRUPTED, describe
+from cae_fast.cli.output import printable
 
 
 class Program(TyperGroup):
@@ -59,7 +60,7 @@ class Program(TyperGroup):
 
 
 def _fail(line: str) -> None:
-    print(f"cae-fast: {line}", file=sys.stderr)
+    print(printable(f"cae-fast: {line}"), file=sys.stderr)
 
 
 def _with_help(message: str, error: Exception) -> str:

@@ -19,6 +19,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 Progress = Callable[[int, int], None]
 
 
+def printable(text: str) -> str:
+    """Text without characters that would command a terminal; line ends become blanks."""
+    words = " ".join(text.splitlines())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+
+
 class Output:
     """Where a verb's words go; nothing but JSON reaches standard output under `--json`."""
 
@@ -30,11 +36,11 @@ class Output:
     def line(self, text: str = "") -> None:
         """Print a line for people."""
         if not (self.quiet or self.as_json):
-            print(text)
+            print(printable(text))
 
     def warn(self, text: str) -> None:
         """Print a warning on standard error, also under `--quiet`."""
-        print(f"cae-fast: {' '.join(text.split())}", file=sys.stderr)
+        print(printable(f"cae-fast: {text}"), file=sys.stderr)
 
     def result(self, value: Mapping[str, Any]) -> None:
         """Print the result as JSON where that was asked for."""
@@ -55,7 +61,7 @@ class Output:
         for column in columns:
             table.add_column(Text(column))
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         console.print(table)
 
     @contextlib.contextmanager

@@ -115,7 +115,8 @@ def _exemplar_tile(case: Case, exemplar: Any) -> list[str]:
     if case.status == "already_target" or exemplar is None:
         return []
     names = ", ".join(case.exemplars)
-    return [_tile("Exemplar", f"the path's far end: {names}", picture_pixels(exemplar))]
+    role = "the path's far end" if len(case.exemplars) == 1 else "the nearest of those averaged"
+    return [_tile("Exemplar", f"{role}: {names}", picture_pixels(exemplar))]
 
 
 def _tile(name: str, note: str, pixels: Uint8, kind: str = "") -> str:

@@ -131,12 +131,14 @@ def image_files(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 
 def image_names(files: Sequence[Path]) -> list[str]:
-    """Names of files for people: relative to the folder that they share."""
+    """Names of files for people: relative to the folder that they share, and valid Unicode."""
     if len(files) == 1:
-        return [files[0].name]
-    parents = [file.absolute().parent for file in files]
-    shared = Path(os.path.commonpath(parents))
-    return [file.absolute().relative_to(shared).as_posix() for file in files]
+        names = [files[0].name]
+    else:
+        absolute = [file.absolute() for file in files]
+        shared = Path(os.path.commonpath([file.parent for file in absolute]))
+        names = [file.relative_to(shared).as_posix() for file in absolute]
+    return [os.fsencode(name).decode("utf-8", errors="replace") for name in names]
 
 
 def exemplar_pictures(

@@ -19,7 +19,7 @@ Uint8 = npt.NDArray[np.uint8]
 def png_bytes(pixels: Uint8) -> bytes:
     """PNG file of uint8 `[H, W, 3 or 4]`."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
