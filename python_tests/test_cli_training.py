@@ -12,6 +12,7 @@ import cae_fast as cf
 from cae_fast.testing import random_images, toy_model
 
 pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

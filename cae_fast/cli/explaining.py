@@ -128,7 +128,7 @@ def _print_explanation(printed: Output, result: Explanation, out: Path) -> None:
         if row["status"] == "rejected":
             printed.warn(f"rejected {row['name']}: {row['reason']}")
     printed.table(
-        ("image", "status", "from", "to", "t_flip", "decodes"),
+        ("image", "status", "source", "target", "t_flip", "decodes"),
         [_cells(row) for row in rows[:_ROWS_PRINTED]],
     )
     if len(rows) > _ROWS_PRINTED:

@@ -80,7 +80,8 @@ def _tiles(
     i = case.index
     tiles = []
     if image is not None and finite(image) and case.status != "rejected":
-        tiles.append(_tile("Image", f"read as {case.source}", to_rgb(image)))
+        note = f"read as {case.source}" if case.source_index >= 0 else ""
+        tiles.append(_tile("Image", note, to_rgb(image)))
     if case.has_pictures:
         reconstruction, counterfactual = (
             explanation.reconstruction[i],

@@ -56,7 +56,7 @@ class Case:
     @property
     def has_path(self) -> bool:
         """Whether points of a path were classified and may be drawn."""
-        return self.status not in ("already_target", "rejected") and len(self.path_t) > 0
+        return self.has_pictures and self.status != "already_target" and len(self.path_t) > 0
 
     @property
     def has_pictures(self) -> bool:

@@ -94,7 +94,7 @@ def _write_images(folder: Path, explanation: Explanation, originals: Sequence[An
         target.mkdir(parents=True)
         for stem, pixels in pictures.items():
             (target / f"{stem}.png").write_bytes(png_bytes(pixels))
-        if explanation.path_images is not None and case.has_path and case.has_pictures:
+        if explanation.path_images is not None and case.has_path:
             _write_frames(target / "path", explanation.frame_t, explanation.path_images[case.index])
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -92,14 +92,37 @@ def explain_files(
         out,
         explanation,
         title=title,
-        originals=[
-            None if why else load_original(file) for file, why in zip(files, reasons, strict=True)
-        ],
+        originals=Originals(files, reasons),
         exemplar_images=exemplar_pictures(explainer.bank, explanation.exemplar),
         notes=notes,
         overwrite=overwrite,
     )
     return explanation
+
+
+class Originals(Sequence[npt.NDArray[np.uint8] | None]):
+    """Pictures at their own size, read when they are asked for: thousands would fill the memory."""
+
+    def __init__(self, files: Sequence[Path], reasons: Sequence[str | None]) -> None:
+        """Remember the files; those with a reason cannot be read."""
+        self._files = files
+        self._reasons = reasons
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8] | None: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Originals: ...
+
+    def __getitem__(self, index: int | slice) -> npt.NDArray[np.uint8] | Originals | None:
+        """RGB pixels [H, W, 3] of a file, None where it cannot be read."""
+        if isinstance(index, slice):
+            return Originals(self._files[index], self._reasons[index])
+        return None if self._reasons[index] else load_original(self._files[index])
 
 
 def image_files(sources: Sequence[str | os.PathLike[str]]) -> list[Path]:

@@ -171,7 +171,7 @@ def _check_counts(
 
 
 def _frames_of(case: Case, frames: Frames) -> list[tuple[float, npt.NDArray[Any]]]:
-    if not (case.has_path and case.has_pictures):
+    if not case.has_path:
         return []
     return list(zip(np.asarray(frames.t).tolist(), frames.images[case.index], strict=True))
 
