@@ -67,7 +67,8 @@ class CodeBank:
             raise BankError(
                 f"codes must be float [B, D] with B, D >= 1, got {codes.dtype} {list(codes.shape)}"
             )
-        self.codes = np.ascontiguousarray(codes, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what overflows is refused below
+            self.codes = np.ascontiguousarray(codes, dtype=np.float32)
         count = len(codes)
         bad = np.flatnonzero(~np.isfinite(self.codes).all(axis=1))
         if bad.size:

@@ -218,7 +218,8 @@ def _numbers(values: Sequence[Any], name: str, dtype: Any) -> Any:
             if not isinstance(value, str)
         ):
             raise ValueError(f"expected {kind.__name__} values")
-        return np.array([kind(value) for value in values], dtype=dtype)
+        with np.errstate(over="ignore"):  # the bank refuses infinities by name
+            return np.array([kind(value) for value in values], dtype=dtype)
     except (TypeError, ValueError, OverflowError) as error:
         raise BankError(f"column {name} holds something else than numbers ({error})") from None
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,11 +23,10 @@ from .exemplars import Exemplars
 from .explain_job import ExplainJob
 from .explanation import Explanation
 from .model import CAE
-from .path_search import Clock, SearchRules
+from .path_search import Clock, search_rules
 from .targets import check_target
 
 PATHS = ("line",)
-MAX_GRID = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ class Explainer:
                     "saliency_against must be 'reconstruction' or 'image', got "
                     f"{saliency_against!r}"
                 )
-            rules = self._rules(tolerance, coarse, min_probability)
+            rules = search_rules(self.model.config.num_classes, tolerance, coarse, min_probability)
             if isinstance(frames, bool) or not isinstance(frames, int) or frames < 0 or frames == 1:
                 raise ValueError(f"frames must be 0 or an integer of at least 2, got {frames!r}")
             names = _row_texts(names, count, "names") or [f"image {i}" for i in range(count)]
@@ -314,23 +312,6 @@ class Explainer:
                 raise ValueError(f"images: image {i}: {fault}")
         return array
 
-    def _rules(self, tolerance: float, coarse: int, min_probability: float) -> SearchRules:
-        """The checked numbers of the search."""
-        if not _is_number(tolerance) or not 1 / MAX_GRID <= tolerance <= 1:
-            raise ValueError(f"tolerance must be in [2**-20, 1], got {tolerance!r}")
-        if not _is_number(min_probability) or not 0 <= min_probability <= 1:
-            raise ValueError(f"min_probability must be in [0, 1], got {min_probability!r}")
-        if (
-            isinstance(coarse, bool)
-            or not isinstance(coarse, int)
-            or coarse < 1
-            or coarse & (coarse - 1)
-        ):
-            raise ValueError(f"coarse must be a power of two, got {coarse!r}")
-        grid = 1 << max(0, math.ceil(math.log2(1 / tolerance)))
-        num_classes = self.model.config.num_classes
-        return SearchRules(num_classes, grid, min(coarse, grid), float(min_probability))
-
     def _classify(self, images: Any, template: Any) -> Float32:
         """Logits [n, K].
 
@@ -364,10 +345,6 @@ class Explainer:
             "dtype": self.backend.dtype,
             "max_batch": self.backend.max_batch,
         }
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.floating) and not isinstance(value, bool)
 
 
 def _row_texts(values: Any, count: int, argument: str) -> list[Any] | None:

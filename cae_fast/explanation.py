@@ -7,6 +7,8 @@ import dataclasses
 import json
 import math
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +39,16 @@ _ROWS = (
     "evaluations",
     "exemplar",
     "images",
+)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    AttributeError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 _PICTURES = ("image", "reconstruction", "counterfactual", "saliency")
 
@@ -251,6 +263,8 @@ class Explanation:
             meta = dict(said["meta"])
             meta["rejected"] = {int(row): why for row, why in meta.get("rejected", {}).items()}
             rows = said["explanations"]
+            if {len(arrays[name]) for name in (*_ROWS, "status")} | {len(parts)} != {len(rows)}:
+                raise CAEError(f"{path}: its arrays and its JSON have different numbers of images")
             return cls(
                 **{name: arrays[name] for name in _ROWS},
                 status=arrays["status"],
@@ -265,7 +279,7 @@ class Explanation:
             )
         except CAEError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except _DAMAGE as error:
             raise CAEError(
                 f"{path}: not a readable explanation folder ({type(error).__name__}: {error})"
             ) from None

@@ -28,6 +28,7 @@ STATUSES = (
     "non_finite",
     "rejected",
 )
+MAX_GRID = 1 << 20
 ALREADY_TARGET = STATUSES.index("already_target")
 
 
@@ -39,6 +40,31 @@ class SearchRules:
     grid: int
     coarse: int
     min_probability: float
+
+
+def search_rules(
+    num_classes: int, tolerance: Any, coarse: Any, min_probability: Any
+) -> SearchRules:
+    """Checked numbers of a search; the grid is the smallest power of two >= 1 / tolerance.
+
+    Raises:
+        ValueError: One is of a wrong type or out of range; the message names it.
+    """
+    if not _is_number(tolerance) or not 1 / MAX_GRID <= tolerance <= 1:
+        raise ValueError(f"tolerance must be in [2**-20, 1], got {tolerance!r}")
+    if not _is_number(min_probability) or not 0 <= min_probability <= 1:
+        raise ValueError(f"min_probability must be in [0, 1], got {min_probability!r}")
+    whole = isinstance(coarse, int) and not isinstance(coarse, bool)
+    if not whole or coarse < 1 or coarse & (coarse - 1):
+        raise ValueError(f"coarse must be a power of two, got {coarse!r}")
+    grid = 1
+    while grid < 1 / tolerance:
+        grid *= 2
+    return SearchRules(num_classes, grid, min(coarse, grid), float(min_probability))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.floating) and not isinstance(value, bool)
 
 
 class Clock:
