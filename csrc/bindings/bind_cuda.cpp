@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/bind.h"
+#include "bindings/without_gil.h"
 #include "cuda/device_cuda.h"
 
 namespace py = pybind11;
@@ -37,11 +38,8 @@ Raises:
         values differ.)";
 
 py::dict cuda_status() {
-  cae::CudaStatus status;
-  {
-    const py::gil_scoped_release release;  // the first query may take the driver seconds
-    status = cae::cuda_status();
-  }
+  cae::CudaStatus status;  // the first query may take the driver seconds
+  cae::bindings::without_gil([&] { status = cae::cuda_status(); });
   py::list devices;
   for (const cae::CudaDevice& device : status.devices) {
     py::dict entry;
@@ -62,10 +60,13 @@ py::dict cuda_status() {
   return out;
 }
 
+void check_cuda_device(int32_t device) {
+  cae::bindings::without_gil([device] { cae::check_cuda_device(device); });
+}
+
 }  // namespace
 
 void bind_cuda(py::module_& m) {
   m.def("cuda_status", &cuda_status, kCudaStatusDoc);
-  m.def("check_cuda_device", &cae::check_cuda_device, py::arg("device") = 0, kCheckDeviceDoc,
-        py::call_guard<py::gil_scoped_release>());
+  m.def("check_cuda_device", &check_cuda_device, py::arg("device") = 0, kCheckDeviceDoc);
 }

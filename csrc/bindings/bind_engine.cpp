@@ -31,8 +31,8 @@ int64_t read_field(const py::dict& config, const char* field) {
             field, " must be an integer, got ", std::string(py::str(value)));
   int overflow = 0;
   const int64_t number = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
-  CAE_CHECK(overflow == 0, "config field ", field, " is out of range: ",
-            std::string(py::str(value)));
+  CAE_CHECK(overflow == 0, "config field ", field,
+            " is out of range: ", std::string(py::str(value)));
   return number;
 }
 
@@ -237,8 +237,8 @@ void bind_engine(py::module_& m) {
            py::arg("max_batch") = 16, kInitDoc)
       .def("encode", &encode, py::arg("images"), kEncodeDoc)
       .def("encode_class", &encode_class, py::arg("images"), kEncodeClassDoc)
-      .def("decode", &decode, py::arg("individual"), py::arg("class_code"),
-           py::arg("image_index"), kDecodeDoc)
+      .def("decode", &decode, py::arg("individual"), py::arg("class_code"), py::arg("image_index"),
+           kDecodeDoc)
       .def("session", &make_session, py::arg("individual"), py::arg("vertices"), py::arg("grid"),
            kSessionDoc);
 }

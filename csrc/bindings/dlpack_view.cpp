@@ -10,7 +10,8 @@ namespace py = pybind11;
 namespace cae::bindings {
 namespace {
 
-// The DLPack binary interface (dmlc.github.io/dlpack), as far as a consumer of CPU tensors reads it.
+// The DLPack binary interface (dmlc.github.io/dlpack), as far as a consumer of CPU tensors reads
+// it.
 struct DlTensor {
   void* data;
   int32_t device_type;
@@ -27,9 +28,7 @@ struct DlTensor {
 constexpr int kDlCpu = 1;
 constexpr int kDlCudaHost = 3;
 
-std::string dtype_name(int code, int bits) {
-  return concat(code == 2 ? "float" : "int", bits);
-}
+std::string dtype_name(int code, int bits) { return concat(code == 2 ? "float" : "int", bits); }
 
 std::string type_name(const py::handle& object) {
   return py::str(py::type::handle_of(object).attr("__name__"));

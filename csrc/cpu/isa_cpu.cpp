@@ -34,8 +34,9 @@ const KernelTable* select_table() {
     }
     names += (names.empty() ? "" : ", ") + std::string(table->name);
   }
-  throw std::invalid_argument(concat("CAE_CPU_ISA must be one of the instruction sets of this machine (",
-                                     names, "), got \"", forced, "\""));
+  throw std::invalid_argument(
+      concat("CAE_CPU_ISA must be one of the instruction sets of this machine (", names,
+             "), got \"", forced, "\""));
 }
 
 }  // namespace

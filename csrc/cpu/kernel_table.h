@@ -37,7 +37,8 @@ struct MomentsArgs {
   float* m2;    // [channels]
 };
 
-/// out = [residual +] [relu](scale[c] * in + shift[c]) over pixels x channels; `out` may be `residual`.
+/// out = [residual +] [relu](scale[c] * in + shift[c]) over pixels x channels; `out` may be
+/// `residual`.
 struct AffineArgs {
   const float* in;
   const float* scale;

@@ -31,7 +31,7 @@ struct Job {
   std::exception_ptr error;
 };
 
-thread_local int turn_depth = 0;      // turns this thread holds
+thread_local int turn_depth = 0;        // turns this thread holds
 thread_local bool inside_task = false;  // this thread is running a body
 
 void run_tasks(Job& job) {
@@ -124,9 +124,8 @@ class Pool {
         }
         workers_.emplace_back([this, index, seen = job_number_] { work(index, seen); });
       }
-    } catch (...) {
-      pthread_sigmask(SIG_SETMASK, &before, nullptr);
-      throw;
+    } catch (const std::exception&) {
+      // No memory or no more threads for this process: those that exist, and the caller, do.
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
@@ -216,6 +215,8 @@ PoolTurn::PoolTurn() {
   ++turn_depth;
 }
 
+// The pool exists while a turn is held, and locking its mutex cannot fail.
+// NOLINTNEXTLINE(bugprone-exception-escape)
 PoolTurn::~PoolTurn() {
   if (--turn_depth == 0) {
     pool().leave_turn();

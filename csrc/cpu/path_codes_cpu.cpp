@@ -64,9 +64,8 @@ void path_codes(const float* vertices, int64_t vertex_count, int64_t code_dim,
     for (int64_t d = 0; d < code_dim; ++d) {
       // a[code_dim + d] does not exist behind the last vertex, which only u = 0 of a point names
       out[m * code_dim + d] =
-          position.u == 0.0f
-              ? a[d]
-              : std::fma(position.u, a[code_dim + d], (1.0f - position.u) * a[d]);
+          position.u == 0.0f ? a[d]
+                             : std::fma(position.u, a[code_dim + d], (1.0f - position.u) * a[d]);
     }
   }
 }

@@ -19,6 +19,6 @@ struct Avx2 {
 
 }  // namespace
 
-const KernelTable kAvx2Kernels = make_table<Avx2>("avx2");
+constexpr KernelTable kAvx2Kernels = make_table<Avx2>("avx2");
 
 }  // namespace cae::cpu

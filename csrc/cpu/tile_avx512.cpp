@@ -19,6 +19,6 @@ struct Avx512 {
 
 }  // namespace
 
-const KernelTable kAvx512Kernels = make_table<Avx512>("avx512");
+constexpr KernelTable kAvx512Kernels = make_table<Avx512>("avx512");
 
 }  // namespace cae::cpu

@@ -170,7 +170,7 @@ inline void affine(const AffineArgs& args) {
 
 template <class Isa>
 constexpr KernelTable make_table(const char* name) {
-  return KernelTable{name,         Isa::kWidth,   kPanelVectors * Isa::kWidth,
+  return KernelTable{name,        Isa::kWidth,   kPanelVectors * Isa::kWidth,
                      &strip<Isa>, &moments<Isa>, &affine};
 }
 

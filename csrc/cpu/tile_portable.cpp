@@ -21,6 +21,6 @@ struct Portable {
 
 }  // namespace
 
-const KernelTable kPortableKernels = make_table<Portable>("portable");
+constexpr KernelTable kPortableKernels = make_table<Portable>("portable");
 
 }  // namespace cae::cpu

@@ -25,10 +25,9 @@ void layer_norm(const UpsampleLayer& layer, const PaddedShape& next,
   for (int64_t i = 0; i < count; ++i) {
     WorkspaceSlot& slot = slots[static_cast<size_t>(i)];
     layer_norm_affine(merge_moments(layer.plan, slot.partials.data()), layer.bias.data(),
-                      layer.gamma.data(), layer.beta.data(), slot.scale.data(),
-                      slot.shift.data());
-    pads.push_back({slot.raw.data(), slot.scale.data(), slot.shift.data(), nullptr,
-                    slot.padded.data(), true});
+                      layer.gamma.data(), layer.beta.data(), slot.scale.data(), slot.shift.data());
+    pads.push_back(
+        {slot.raw.data(), slot.scale.data(), slot.shift.data(), nullptr, slot.padded.data(), true});
   }
   pad_image(next, pads);
 }
@@ -47,8 +46,8 @@ void Engine::share_wave(const std::vector<const float*>& individual,
   std::vector<ConvImage> convs;
   for (size_t i = 0; i < images.size(); ++i) {
     pads.push_back({individual[i], images[i]->stream.data()});
-    convs.push_back({images[i]->stream.data(), images[i]->first.data(),
-                     workspace_.slots[i].partials.data()});
+    convs.push_back(
+        {images[i]->stream.data(), images[i]->first.data(), workspace_.slots[i].partials.data()});
   }
   pad_planes(plan.in, pads);
   conv2d(plan, convs);
@@ -77,8 +76,8 @@ std::vector<SharedImage> Engine::share(const TensorView<const float>& individual
   return images;
 }
 
-void Engine::decode_wave(const SharedImage* const* points, int64_t count,
-                         const float* class_code, float* images) {
+void Engine::decode_wave(const SharedImage* const* points, int64_t count, const float* class_code,
+                         float* images) {
   std::vector<WorkspaceSlot>& slots = workspace_.slots;
   const auto& blocks = network_.decoder_blocks;
   linear(network_.modulation[0], class_code, count, true, workspace_.hidden[0].data());
@@ -91,16 +90,15 @@ void Engine::decode_wave(const SharedImage* const* points, int64_t count,
     const bool first_of_block = conv % 2 == 0;
     const bool last = conv + 1 == blocks.size();
     if (conv > 0) {
-      run_conv(blocks[conv], first_of_block ? ConvInput::kStream : ConvInput::kPadded, true,
-               slots, count);
+      run_conv(blocks[conv], first_of_block ? ConvInput::kStream : ConvInput::kPadded, true, slots,
+               count);
     }
     std::vector<PadImage> pads;
     for (int64_t i = 0; i < count; ++i) {
       WorkspaceSlot& slot = slots[static_cast<size_t>(i)];
       const SharedImage& shared = *points[i];
-      const Modulation modulation{
-          workspace_.modulation.data() + i * config().modulation_numel(),
-          config().code_channels()};
+      const Modulation modulation{workspace_.modulation.data() + i * config().modulation_numel(),
+                                  config().code_channels()};
       adain_affine(conv == 0 ? shared.moments : merge_moments(blocks[conv], slot.partials.data()),
                    modulation.scale(conv), modulation.shift(conv), slot.scale.data(),
                    slot.shift.data());
@@ -139,8 +137,7 @@ void Engine::decode_points(const std::vector<const SharedImage*>& points, const 
 
 void Engine::decode(const TensorView<const float>& individual,
                     const TensorView<const float>& class_code,
-                    const TensorView<const int32_t>& image_index,
-                    const TensorView<float>& images) {
+                    const TensorView<const int32_t>& image_index, const TensorView<float>& images) {
   check_individual(individual.shape);
   check_shape(class_code.shape, "class_code", {"M", config().code_dim});
   check_shape(image_index.shape, "image_index", {class_code.dim(0)});

@@ -18,8 +18,8 @@ void normalise(const ConvPlan& plan, const PaddedShape& next, bool stream, bool 
     instance_norm_affine(merge_moments(plan, slot.partials.data()), slot.scale.data(),
                          slot.shift.data());
     float* out = stream ? slot.stream.data() : slot.padded.data();
-    images.push_back({slot.raw.data(), slot.scale.data(), slot.shift.data(),
-                      add ? out : nullptr, out, relu});
+    images.push_back(
+        {slot.raw.data(), slot.scale.data(), slot.shift.data(), add ? out : nullptr, out, relu});
   }
   pad_image(next, images);
 }

@@ -34,8 +34,7 @@ DecodeSession::DecodeSession(std::shared_ptr<Engine> engine,
 }
 
 void DecodeSession::decode(const TensorView<const int32_t>& image_index,
-                           const TensorView<const int32_t>& step,
-                           const TensorView<float>& images) {
+                           const TensorView<const int32_t>& step, const TensorView<float>& images) {
   check_shape(image_index.shape, "image_index", {"M"});
   const int64_t count = image_index.dim(0);
   const int64_t code_dim = engine_->config().code_dim;

@@ -18,9 +18,9 @@ struct SharedImage {
   ChannelMoments moments;
 };
 
-/// Immutable after construction but for its workspace, which calls take in turns: calls from several
-/// threads are served fairly, a wave of images at a time. A result does not depend on the other
-/// images of a call, on the number of threads, or on max_batch.
+/// Immutable after construction but for its workspace, which calls take in turns: calls from
+/// several threads are served fairly, a wave of images at a time. A result does not depend on the
+/// other images of a call, on the number of threads, or on max_batch.
 class Engine {
  public:
   /// `max_batch` >= 1 bounds the images in flight and with them the workspace.
@@ -37,8 +37,7 @@ class Engine {
 
   /// individual [N, 4w, S/4, S/4] recombined with class_code [M, D]: point m decodes image
   /// image_index[m] -> images [M, C, S, S].
-  void decode(const TensorView<const float>& individual,
-              const TensorView<const float>& class_code,
+  void decode(const TensorView<const float>& individual, const TensorView<const float>& class_code,
               const TensorView<const int32_t>& image_index, const TensorView<float>& images);
 
   /// Computes what the path points of each image share; individual [N, 4w, S/4, S/4].

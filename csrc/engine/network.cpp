@@ -69,8 +69,7 @@ std::vector<ConvSpec> class_specs(const NetworkConfig& config) {
   const int64_t widths[] = {w, 2 * w, 4 * w, 4 * w, 4 * w};
   int64_t size = config.image_size;
   for (int i = 1; i <= 4; ++i) {
-    specs.push_back(
-        {concat("class_encoder.conv", i), widths[i], widths[i - 1], 4, size, 2, 1});
+    specs.push_back({concat("class_encoder.conv", i), widths[i], widths[i - 1], 4, size, 2, 1});
     size /= 2;
   }
   return specs;
@@ -171,7 +170,7 @@ void check_config(const NetworkConfig& config) {
             config.image_size);
   check_range("in_channels", config.in_channels, 1, 4);
   check_range("channels", config.channels, 1, kLargest);
-  check_range("num_blocks", config.num_blocks, 1, kLargest);
+  check_range("num_blocks", config.num_blocks, 1, 1024);
   check_range("code_dim", config.code_dim, 1, kLargest);
   check_range("modulation_width", config.modulation_width, 1, kLargest);
 }
@@ -207,8 +206,7 @@ Network build_network(const NetworkConfig& config, const WeightMap& weights) {
   network.individual_convs = unbiased_convs(reader, individual_specs(config));
   network.individual_blocks = unbiased_convs(reader, block_specs(config, "individual_encoder"));
   const int64_t hidden = config.modulation_width;
-  network.modulation.push_back(
-      read_linear(reader, "modulation.linear0", hidden, config.code_dim));
+  network.modulation.push_back(read_linear(reader, "modulation.linear0", hidden, config.code_dim));
   network.modulation.push_back(read_linear(reader, "modulation.linear1", hidden, hidden));
   network.modulation.push_back(
       read_linear(reader, "modulation.linear2", config.modulation_numel(), hidden));
@@ -216,8 +214,8 @@ Network build_network(const NetworkConfig& config, const WeightMap& weights) {
   for (int i = 0; i < 2; ++i) {
     network.upsamples.push_back(read_upsample(reader, config, i));
   }
-  network.out = biased_conv(
-      reader, {"decoder.out", config.in_channels, w, 7, config.image_size, 1, 3});
+  network.out =
+      biased_conv(reader, {"decoder.out", config.in_channels, w, 7, config.image_size, 1, 3});
   reader.finish();
   return network;
 }

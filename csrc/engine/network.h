@@ -51,7 +51,7 @@ struct UpsampleLayer {
 /// Convolutions before an instance norm carry no bias: the norm's mean takes it off again.
 struct Network {
   NetworkConfig config;
-  std::vector<BiasedConv> class_convs;      // conv0 .. conv4
+  std::vector<BiasedConv> class_convs;  // conv0 .. conv4
   LinearPlan class_head;
   std::vector<ConvPlan> individual_convs;   // conv0 .. conv2
   std::vector<ConvPlan> individual_blocks;  // two per block

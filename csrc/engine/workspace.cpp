@@ -24,8 +24,7 @@ Workspace make_workspace(const Network& network, int64_t max_batch) {
     channels = std::max(channels, plan->out_channels);
   }
   const int64_t stream = network.decoder_blocks.front().in.size();
-  const int64_t wave =
-      std::clamp<int64_t>(kWaveFloats / (padded + raw + stream), 1, max_batch);
+  const int64_t wave = std::clamp<int64_t>(kWaveFloats / (padded + raw + stream), 1, max_batch);
   Workspace workspace;
   for (int64_t i = 0; i < wave; ++i) {
     workspace.slots.push_back({AlignedBuffer(stream), AlignedBuffer(padded), AlignedBuffer(raw),

@@ -26,10 +26,10 @@ struct WorkspaceSlot {
 /// together.
 struct Workspace {
   std::vector<WorkspaceSlot> slots;
-  std::vector<float> ones;  // scale of layers without a norm
-  AlignedBuffer features;   // [wave, 4w] class encoder before its head
-  AlignedBuffer hidden[2];  // [wave, modulation_width]
-  AlignedBuffer modulation; // [wave, modulation_numel]
+  std::vector<float> ones;   // scale of layers without a norm
+  AlignedBuffer features;    // [wave, 4w] class encoder before its head
+  AlignedBuffer hidden[2];   // [wave, modulation_width]
+  AlignedBuffer modulation;  // [wave, modulation_numel]
 
   int64_t wave() const { return static_cast<int64_t>(slots.size()); }
 };

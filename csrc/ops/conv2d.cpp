@@ -35,10 +35,10 @@ void check_image(const PaddedShape& in) {
 /// Along one axis: which of the outputs (first, even, odd, last) and their three-tap weights as
 /// sums of the five; row a of `sum` is low-resolution offset a - 1.
 struct AxisClass {
-  int64_t begin;       // first low-resolution index
-  int64_t count;       // of low-resolution indices
-  int64_t parity;      // output index = 2 * low-resolution index + parity
-  int64_t first_tap;   // non-zero rows of `sum`
+  int64_t begin;      // first low-resolution index
+  int64_t count;      // of low-resolution indices
+  int64_t parity;     // output index = 2 * low-resolution index + parity
+  int64_t first_tap;  // non-zero rows of `sum`
   int64_t taps;
   bool sum[3][5];
 };

@@ -11,9 +11,8 @@ void check_image_index(const TensorView<const int32_t>& image_index, int64_t ima
 }
 
 void path_codes(const TensorView<const float>& vertices,
-                const TensorView<const int32_t>& image_index,
-                const TensorView<const int32_t>& step, int64_t grid,
-                const TensorView<float>& out) {
+                const TensorView<const int32_t>& image_index, const TensorView<const int32_t>& step,
+                int64_t grid, const TensorView<float>& out) {
   check_shape(vertices.shape, "vertices", {"N", "V", "D"});
   CAE_CHECK(vertices.dim(1) >= 1, "vertices must hold at least one vertex per path, got ",
             shape_string(vertices.shape));

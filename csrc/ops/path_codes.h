@@ -15,8 +15,8 @@ namespace cae {
 /// vertex, or all equal) stays at its first vertex. Lengths are summed in double precision.
 /// Throws std::invalid_argument if shapes disagree or an index or step is out of range.
 void path_codes(const TensorView<const float>& vertices,
-                const TensorView<const int32_t>& image_index,
-                const TensorView<const int32_t>& step, int64_t grid, const TensorView<float>& out);
+                const TensorView<const int32_t>& image_index, const TensorView<const int32_t>& step,
+                int64_t grid, const TensorView<float>& out);
 
 /// Throws std::invalid_argument unless every index is in [0, images).
 void check_image_index(const TensorView<const int32_t>& image_index, int64_t images);
