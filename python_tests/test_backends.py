@@ -4,15 +4,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import cae_fast as cf
 from cae_fast.arrays import to_numpy
 from cae_fast.backends import default_max_batch, select_backend
 from cae_fast.testing import TOLERANCE, random_images, relative_error, toy_model
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    """Threads of torch that wait for each other take seconds on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

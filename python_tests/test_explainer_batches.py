@@ -7,6 +7,8 @@ import asyncio
 import json
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,15 @@ from explain_cases import TARGET, World, assert_same
 
 import cae_fast as cf
 from cae_fast.testing import TOLERANCE, relative_error
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    """Threads of torch that wait for each other take seconds on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -232,3 +243,24 @@ print([name for name in ("torch", "matplotlib", "sklearn") if name in sys.module
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_many_images_need_no_more_memory_than_their_results(world: World) -> None:
+    def corner(images: Any) -> Any:
+        return np.stack([images[:, 0, i, i] for i in range(3)], axis=1)
+
+    explainer = world.explainer(corner, max_batch=8)
+
+    def extra(count: int) -> int:
+        images = np.resize(world.images, (count, *world.images.shape[1:]))
+        tracemalloc.start()
+        found = explainer.explain(images, "any", world.ends[:1])
+        kept, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(found) == count
+        return peak - kept
+
+    explainer.explain(world.images[:8], "any", world.ends[:1])
+    few, many = extra(16), extra(400)
+    images_bytes = 384 * world.images[0].nbytes
+    assert many - few < images_bytes / 4
