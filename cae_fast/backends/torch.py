@@ -84,6 +84,8 @@ class TorchBackend:
         return _TorchSession(self, self._tensor(individual), self._tensor(vertices), grid)
 
     def _tensor(self, array: Any) -> Tensor:
+        if isinstance(array, np.ndarray):
+            array = np.require(array, requirements="W")  # torch warns of read-only memory
         return torch.as_tensor(array, dtype=_DTYPES[self.dtype], device=self._device)
 
     def _slices(self, count: int) -> list[slice]:
