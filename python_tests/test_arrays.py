@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the extension takes as an array: kinds, layouts, dtypes, devices; and that it keeps nothing."""
+"""What the extension takes as an array: kinds, layouts, dtypes, devices; it keeps none of them."""
 
 from __future__ import annotations
 

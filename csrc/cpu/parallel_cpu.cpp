@@ -124,8 +124,9 @@ class Pool {
         }
         workers_.emplace_back([this, index, seen = job_number_] { work(index, seen); });
       }
-    } catch (const std::exception&) {
-      // No memory or no more threads for this process: those that exist, and the caller, do.
+    } catch (const std::exception&) {  // no more threads for this process: the others suffice
+      const std::lock_guard<std::mutex> lock(job_mutex_);
+      wanted_ = workers_.size();
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
@@ -153,7 +154,7 @@ class Pool {
     }
   }
 
-  Pool* const abandoned_;  // keeps what a forked child cannot free reachable for leak checkers
+  [[maybe_unused]] Pool* const abandoned_;  // what a child cannot free stays reachable
 
   std::mutex turn_mutex_;
   std::condition_variable turn_changed_;

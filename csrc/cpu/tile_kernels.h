@@ -8,6 +8,13 @@
 
 #include "cpu/kernel_table.h"
 
+// Before a loop whose iterations touch separate elements, which `out` being `residual` hides.
+#if defined(__clang__)
+#define CAE_INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define CAE_INDEPENDENT_ITERATIONS _Pragma("GCC ivdep")
+#endif
+
 namespace cae::cpu {
 namespace {
 
@@ -146,7 +153,7 @@ void affine_pixels(const AffineArgs& args) {
     const float* in = args.in + p * args.channels;
     const float* residual = kResidual ? args.residual + p * args.channels : nullptr;
     float* out = args.out + p * args.channels;
-#pragma GCC ivdep
+    CAE_INDEPENDENT_ITERATIONS
     for (int64_t c = 0; c < args.channels; ++c) {
       float value = scale[c] * in[c] + shift[c];
       if constexpr (kRelu) {
