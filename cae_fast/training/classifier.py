@@ -215,7 +215,7 @@ def shifted(images: Tensor, reach: int, rng: np.random.Generator) -> Tensor:
     padded = F.pad(images, (reach, reach, reach, reach), mode="replicate")
     offsets = rng.integers(0, 2 * reach + 1, size=(len(images), 2))
     return torch.stack(
-        [image[:, y : y + side, x : x + side] for image, (y, x) in zip(padded, offsets, strict=True)]
+        [row[:, y : y + side, x : x + side] for row, (y, x) in zip(padded, offsets, strict=True)]
     )
 
 

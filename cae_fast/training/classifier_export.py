@@ -84,9 +84,7 @@ def write_onnx(network: torch.nn.Module, path: Path, metadata: Mapping[str, Any]
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(dict(metadata)))
     with atomic_write(path) as temporary:
         onnx.save_model(model, str(temporary))
-        session = onnxruntime.InferenceSession(
-            str(temporary), providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
         for batch in _BATCHES:
             images = _images(metadata, batch)
             with torch.no_grad():

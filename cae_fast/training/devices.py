@@ -20,7 +20,9 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
         BackendUnavailable: The device is not there.
     """
     if name == "auto":
-        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        return (
+            torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        )
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -27,7 +27,9 @@ def console_line(unit: str, number: int, total: int, values: Mapping[str, float]
 class Journal:
     """Writes log.csv and TensorBoard events of a run, and shows its progress."""
 
-    def __init__(self, run: Path, steps: int, *, start: int, quiet: bool) -> None:
+    def __init__(
+        self, run: Path, steps: int, *, start: int, quiet: bool, write: bool = True
+    ) -> None:
         """Opens the log.
 
         Args:
@@ -35,14 +37,14 @@ class Journal:
             steps: Steps of the whole run.
             start: Steps done before; later lines of an existing log are dropped.
             quiet: Show nothing.
+            write: Write files; false in all processes but the first.
         """
         self._path = run / "log.csv"
         self._steps = steps
         self._quiet = quiet
-        self._columns = _keep_until(self._path, start) if start else None
-        self._file = open(self._path, "a" if start else "w", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file)
-        self._events = _event_writer(run, start)
+        self._write = write
+        self._columns = _keep_until(self._path, start) if write else None
+        self._events = _event_writer(run, start) if write else None
         self._bar: Any = None
         self._task: Any = None
         self._shown = 0.0
@@ -71,7 +73,6 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         """Closes files and progress bar."""
-        self._file.close()
         if self._events is not None:
             self._events.close()
         if self._bar is not None:
@@ -79,11 +80,15 @@ class Journal:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one row; the columns are those of the first."""
+        if not self._write:
+            return
+        rows: list[list[str]] = []
         if self._columns is None:
             self._columns = ["step", *values]
-            self._writer.writerow(self._columns)
-        self._writer.writerow([step, *(repr(float(values[name])) for name in self._columns[1:])])
-        self._file.flush()
+            rows.append(self._columns)
+        rows.append([str(step), *(repr(float(values[name])) for name in self._columns[1:])])
+        with open(self._path, "a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(f"train/{name}", value, step)
@@ -129,7 +134,9 @@ def _event_writer(run: Path, start: int) -> Any:
 
 
 def _keep_until(path: Path, step: int) -> list[str] | None:
-    """Drops the rows after `step` and gives the columns, None where there is no log."""
+    """Drops the rows after `step` and gives the columns, None where none are left."""
+    if step == 0:
+        path.unlink(missing_ok=True)
     if not path.is_file():
         return None
     with open(path, newline="", encoding="utf-8") as lines:
@@ -137,6 +144,9 @@ def _keep_until(path: Path, step: int) -> list[str] | None:
     if not rows:
         return None
     kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= step]
-    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_write(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         csv.writer(file).writerows([rows[0], *kept])
     return rows[0]

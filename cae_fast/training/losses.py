@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from ..networks import CAEModule
     from .options import LossWeights
 
 FAKE, REAL = 0, 1
@@ -47,7 +48,7 @@ def partner(batch: Tensor) -> Tensor:
     return batch.roll(len(batch) // 2, dims=0)
 
 
-def swap_classes(generator: nn.Module, images: Tensor, labels: Tensor) -> Swap:
+def swap_classes(generator: CAEModule, images: Tensor, labels: Tensor) -> Swap:
     """Encodes both sides at once, then decodes own and exchanged codes at once.
 
     Args:
@@ -81,7 +82,7 @@ def discriminator_losses(discriminator: nn.Module, swap: Swap) -> dict[str, Tens
 
 
 def generator_losses(
-    generator: nn.Module,
+    generator: CAEModule,
     discriminator: nn.Module,
     swap: Swap,
     weights: LossWeights,
@@ -114,9 +115,11 @@ def generator_losses(
             losses["cycle"] = F.l1_loss(cycled, swap.images)
     if weights.adversarial or weights.swap_class:
         both, classes = discriminator(swap.swapped)
-        truth = torch.full_like(swap.labels, REAL)
-        losses["adversarial"] = F.cross_entropy(both.float(), truth)
-        losses["swap_class"] = F.cross_entropy(classes.float(), donor)
+        if weights.adversarial:
+            truth = torch.full_like(swap.labels, REAL)
+            losses["adversarial"] = F.cross_entropy(both.float(), truth)
+        if weights.swap_class:
+            losses["swap_class"] = F.cross_entropy(classes.float(), donor)
     if weights.critic and critic is not None:
         logits = critic(torch.cat([swap.swapped, swap.reconstruction]))
         losses["critic"] = F.cross_entropy(logits.float(), torch.cat([donor, swap.labels]))

@@ -54,13 +54,15 @@ class LossWeights:
     critic: float = 1.0
 
     def __post_init__(self) -> None:
-        """Checks that every weight is a finite number >= 0.
+        """Checks that every weight is a finite number >= 0, and that images are reconstructed.
 
         Raises:
             CAEError: One is not.
         """
         for item in dataclasses.fields(self):
             _number(f"weights.{item.name}", getattr(self, item.name), 0.0, math.inf)
+        if not self.reconstruction + self.cycle > 0:
+            raise CAEError("weights: reconstruction or cycle must be above 0, got 0 for both")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LossWeights:
@@ -111,7 +113,8 @@ class TrainOptions:
         log_every: Steps between lines of log.csv.
         sample_every: Steps between sample grids and measurements; None: a tenth of the run.
         checkpoint_every: Steps between checkpoints; None: a twentieth of the run.
-        resume: Continue the run in `out` from its last checkpoint, exactly.
+        resume: Continue the run in `out` from its last checkpoint, exactly. `steps` may be raised:
+            learning rates then follow the new length from there on.
         overwrite: Replace what lies in `out`.
         quiet: Print nothing but warnings.
     """

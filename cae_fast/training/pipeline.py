@@ -45,7 +45,10 @@ def read_splits(root: str | os.PathLike[str], fraction: float, seed: int) -> Spl
         CAEError: No such folder, a layout that is not understood, fewer than two classes, or a
             class with fewer than two training images.
     """
-    everything = ImageDataset.from_folder(str(root), split="train")
+    with warnings.catch_warnings():
+        # Said below as an error.
+        warnings.filterwarnings("ignore", ".*fewer than two images in class", UserWarning)
+        everything = ImageDataset.from_folder(str(root), split="train")
     few = [name for name, count in everything.class_counts().items() if count < 2]
     if few:
         raise CAEError(

@@ -34,6 +34,7 @@ def measure_promises(
     classify: TorchClassify,
     *,
     judge: str,
+    reference: tuple[Tensor, NDArray[np.int64]] | None = None,
     swaps: int = 256,
     paths: int = 32,
     seed: int = 0,
@@ -46,6 +47,8 @@ def measure_promises(
         labels: Classes [N] the model was trained for.
         classify: Gives the logits by which classes are judged.
         judge: Name of that classifier, kept in the result.
+        reference: Training images and their labels, whose codes are the neighbours for
+            knn_accuracy; None: the other held-out images.
         swaps: Number of exchanges measured, drawn balanced over ordered class pairs.
         paths: Number of exchanges whose path is measured.
         seed: Draws the exchanges.
@@ -56,7 +59,7 @@ def measure_promises(
         judge puts into the class it gives the image; swap_success: share of swapped images that
         it puts into the donor's label; swap_changed: share whose class differs from the image's
         own; chance: swap success of a model that ignores the class code, at most; knn_accuracy:
-        5 nearest class codes, leaving out the image itself; class_code_error and
+        majority of the 5 nearest class codes; class_code_error and
         individual_code_error: L1 of codes re-encoded from swapped images, relative to the mean L1
         distance between codes of different images; path_largest_step: mean over paths of the
         largest change of the target's probability between neighbours of 17 points on the straight
@@ -72,6 +75,10 @@ def measure_promises(
     swapped = _decode(model, individual[left], codes[right])
     shown = _classes(classify, swapped)
     individual_again, codes_again = _encode(model, swapped)
+    if reference is None:
+        nearest = nearest_classes(codes, codes, labels, leave_out=True)
+    else:
+        nearest = nearest_classes(codes, _encode_classes(model, reference[0]), reference[1])
     class_error = _mean(codes_again - codes[right]) / _spread(codes, rng)
     individual_error = _mean(individual_again - individual[left]) / _spread(individual, rng)
     return {
@@ -83,7 +90,7 @@ def measure_promises(
         "swap_success": _share(shown == labels[right]),
         "swap_changed": _share(shown != seen[left]),
         "chance": round(1 / len(np.unique(labels)), 4),
-        "knn_accuracy": _share(nearest_classes(codes, labels) == labels),
+        "knn_accuracy": _share(nearest == labels),
         "class_code_error": round(class_error, 4),
         "individual_code_error": round(individual_error, 4),
         "path_largest_step": _path_largest_step(
@@ -112,11 +119,25 @@ def warn_of(measured: dict[str, Any]) -> list[str]:
     return broken
 
 
-def nearest_classes(codes: Tensor, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Majority class of the 5 nearest other codes (ties: the class of the nearest of them)."""
-    distance = torch.cdist(codes.float(), codes.float())
-    distance.fill_diagonal_(float("inf"))
-    order = distance.argsort(dim=1)[:, : min(NEIGHBOURS, len(codes) - 1)].cpu().numpy()
+def nearest_classes(
+    codes: Tensor, known: Tensor, labels: NDArray[np.int64], *, leave_out: bool = False
+) -> NDArray[np.int64]:
+    """Majority class of the 5 nearest known codes (ties: the class of the nearest of them).
+
+    Args:
+        codes: Codes asked for, [N, D].
+        known: Codes of known classes, [M, D].
+        labels: Their classes [M].
+        leave_out: `known` is `codes`, and a code is not its own neighbour.
+
+    Returns:
+        Classes [N], int64.
+    """
+    distance = torch.cdist(codes.float(), known.float())
+    if leave_out:
+        distance.fill_diagonal_(float("inf"))
+    count = min(NEIGHBOURS, len(known) - leave_out)
+    order = distance.argsort(dim=1)[:, :count].cpu().numpy()
     result = np.empty(len(codes), dtype=np.int64)
     for i, row in enumerate(labels[order]):
         votes = np.bincount(row)
@@ -126,17 +147,21 @@ def nearest_classes(codes: Tensor, labels: NDArray[np.int64]) -> NDArray[np.int6
 
 
 def _encode(model: CAEModule, images: Tensor) -> tuple[Tensor, Tensor]:
-    parts = [model.encode(part) for part in images.split(_BATCH)]
+    parts = [model.encode(part) for part in torch.split(images, _BATCH)]
     return torch.cat([a.float() for a, _ in parts]), torch.cat([b.float() for _, b in parts])
 
 
+def _encode_classes(model: CAEModule, images: Tensor) -> Tensor:
+    return torch.cat([model.encode_class(part).float() for part in torch.split(images, _BATCH)])
+
+
 def _decode(model: CAEModule, individual: Tensor, codes: Tensor) -> Tensor:
-    pairs = zip(individual.split(_BATCH), codes.split(_BATCH), strict=True)
+    pairs = zip(torch.split(individual, _BATCH), torch.split(codes, _BATCH), strict=True)
     return torch.cat([model.decode(a, b).float() for a, b in pairs])
 
 
 def _logits(classify: TorchClassify, images: Tensor) -> Tensor:
-    return torch.cat([classify(part) for part in images.split(_BATCH)]).float().cpu()
+    return torch.cat([classify(part) for part in torch.split(images, _BATCH)]).float().cpu()
 
 
 def _classes(classify: TorchClassify, images: Tensor) -> NDArray[np.int64]:

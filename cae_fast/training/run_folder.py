@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 _OWN_FILES = ("config.json", "log.csv", "model.safetensors")
 _OWN_FOLDERS = ("checkpoints", "samples", "tensorboard")
 # Options that may differ between a run and its continuation.
-_FREE = frozenset(
-    "out resume overwrite quiet log_every sample_every checkpoint_every cache_bytes data "
-    "classifier device compile_networks".split()
-)
+_FREE = {"data", "out", "classifier", "critic"}  # folders move; the data are told by their hash
+_FREE |= {"resume", "overwrite", "quiet", "device", "compile_networks", "cache_bytes"}
+_FREE |= {"log_every", "sample_every", "checkpoint_every"}
+_FREE |= {"steps"}  # a run may be made longer; its rates then follow the new length
 
 
 def prepare_run(out: Path, options: TrainOptions, config: CAEConfig, *, write: bool) -> None:

@@ -134,7 +134,7 @@ def average_gradients(network: nn.Module) -> None:
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()
     for gradient, part in zip(
-        gradients, flat.split([g.numel() for g in gradients]), strict=True
+        gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True
     ):
         gradient.copy_(part.view_as(gradient))
 

@@ -113,6 +113,8 @@ class _Run:
         chosen = _some(len(held), _HELD_OUT_LIMIT)
         self.held = held.images(chosen).to(self.device)
         self.held_labels = self.held_labels[chosen]
+        chosen = _some(len(self.store), _HELD_OUT_LIMIT)
+        self.known = (self.store.images(chosen).to(self.device), self.labels[chosen])
         torch.manual_seed(options.seed)
         self.state = TrainingState(self.config, options, self.device)
         self.classify = (
@@ -133,11 +135,10 @@ class _Run:
             state.restore(saved, str(checkpoints / LAST))
         sample_every = options.sample_every or max(1, options.steps // 10)
         checkpoint_every = options.checkpoint_every or max(1, options.steps // 20)
-        quiet = options.quiet or not self.processes.first
         began = time.monotonic() - state.seconds
         first = state.step
         with (
-            Journal(self.out, options.steps, start=first, quiet=quiet) as journal,
+            self._journal(first) as journal,
             ThreadPoolExecutor(1) as reader,
         ):
             self._announce(journal)
@@ -155,8 +156,7 @@ class _Run:
                 rate = (state.step - first) / max(time.monotonic() - started, 1e-9)
                 if state.step % options.log_every == 0 or last:
                     numbers = self._checked(values)
-                    if self.processes.first:
-                        journal.log(state.step, numbers)
+                    journal.log(state.step, numbers)
                     if progress is not None and self.processes.first:
                         progress(state.step, options.steps, numbers | {"steps_per_s": rate})
                     journal.show(state.step, numbers, rate)
@@ -172,6 +172,11 @@ class _Run:
                 self._finish(journal)
         self.processes.wait()
         return self.out / "model.safetensors"
+
+    def _journal(self, start: int) -> Journal:
+        first = self.processes.first
+        quiet = self.options.quiet or not first
+        return Journal(self.out, self.options.steps, start=start, quiet=quiet, write=first)
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, int]:
         """Images [2B, C, S, S], labels [2B] and the seed of a step."""
@@ -253,10 +258,15 @@ class _Run:
         if len(np.unique(self.held_labels)) < 2:
             return {}
         amount = {} if swaps is None else {"swaps": swaps, "paths": 8}
-        measured = measure_promises(
-            self.state.mean, self.held, self.held_labels, self.classify, judge=self.judge, **amount
+        return measure_promises(
+            self.state.mean,
+            self.held,
+            self.held_labels,
+            self.classify,
+            judge=self.judge,
+            reference=self.known,
+            **amount,
         )
-        return measured
 
     @torch.no_grad()
     def _write_samples(self) -> None:
@@ -293,9 +303,9 @@ class _Run:
         if measured:
             journal.measured(self.state.step, measured)
             for sentence in warn_of(measured):
-                warnings.warn(sentence, stacklevel=5)
+                warnings.warn(sentence, stacklevel=4)
         else:
-            warnings.warn("held-out images of one class only: nothing was measured", stacklevel=5)
+            warnings.warn("held-out images of one class only: nothing was measured", stacklevel=4)
         self._write_samples()
         record = provenance(self.options, self.splits, self.fingerprint, self.state, measured)
         path = self.out / "model.safetensors"
@@ -319,4 +329,3 @@ def _spread_over_classes(labels: NDArray[np.int64], count: int) -> NDArray[np.in
             of = members[int(classes[(i + side) % len(classes)])]
             chosen.append(of[(i // len(classes) + side) % len(of)])
     return np.asarray(chosen, dtype=np.int64)
-
