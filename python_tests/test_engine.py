@@ -100,6 +100,17 @@ def test_unknown_instruction_set_is_an_error() -> None:
     assert "portable" in result.stdout
 
 
+def test_missing_extension_says_how_to_build_it() -> None:
+    script = (
+        "import sys\nsys.modules['cae_fast._C'] = None\nimport cae_fast\ncae_fast.build_config()\n"
+    )
+    result = run_child(script)
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: the compiled extension cae_fast._C cannot be imported")
+    assert "pip install ." in last
+
+
 def run_child(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     here = Path(__file__).resolve().parent
     path = os.pathsep.join([str(here), str(here.parent)])
