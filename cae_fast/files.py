@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic output: a file or folder appears whole under its name, or not at all."""
+"""Atomic output: a file or folder appears whole under its name, or not at all.
+
+Output is written beside its final name under a hidden temporary name and renamed when complete. The
+writer holds a lock on what it writes, which ends with the process: the next write to the same name
+removes what a killed one left behind.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import os
 import shutil
 import tempfile
@@ -12,14 +19,26 @@ from pathlib import Path
 
 from .errors import CAEError
 
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
 
 def _sync_directory(path: Path) -> None:
     """Makes a rename inside `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_tree(path: Path) -> None:
+    """Flushes every file and folder below `path` to disk."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as written:
+                os.fsync(written.fileno())
+        _sync_directory(Path(folder))
 
 
 def _file_mode() -> int:
@@ -29,13 +48,62 @@ def _file_mode() -> int:
     return 0o666 & ~mask
 
 
+def _marker(final: Path) -> str:
+    """Start of the names of temporary files and folders for `final`."""
+    return f".{final.name[:100]}."
+
+
+def _sweep(final: Path) -> None:
+    """Removes the temporary files and folders that killed writers of `final` left."""
+    for stale in final.parent.glob(f"{_glob_escape(_marker(final))}*.tmp*"):
+        try:
+            descriptor = os.open(stale, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if stale.is_dir():
+                shutil.rmtree(stale, ignore_errors=True)
+            else:
+                stale.unlink(missing_ok=True)
+        except OSError:
+            continue  # its writer is alive, or the file system has no locks
+        finally:
+            os.close(descriptor)
+
+
+def _glob_escape(text: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Marks `path` as being written for as long as the block, or the process, lasts."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: nothing is swept either
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swaps two names in one step; false where system or file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    names = (os.fsencode(first), os.fsencode(second))
+    done: int = renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+    return done == 0
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Writes a file beside its final name and renames it when the block ends well.
 
-    The old file stays untouched until the rename; after an exception the temporary file is
-    removed. Data and folder are flushed to disk, so that a crash leaves either the old or the new
-    file.
+    The old file stays untouched until the rename; after an exception the temporary file is removed.
+    Data and folder are flushed to disk, so that a crash leaves either the old or the new file.
 
     Args:
         path: Final name. Its folder must exist.
@@ -54,26 +122,31 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise CAEError(
             f"{final.parent} does not exist or is no folder; it is needed to write {final.name}"
         )
+    _sweep(final)
     descriptor, name = tempfile.mkstemp(
-        prefix=f".{final.name[:100]}.", suffix=".tmp" + final.suffix, dir=final.parent
+        prefix=_marker(final), suffix=".tmp" + final.suffix, dir=final.parent
     )
     os.close(descriptor)
     temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, _file_mode())
-        os.replace(temporary, final)
-        _sync_directory(final.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _locked(temporary):
+        try:
+            yield temporary
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
+            os.chmod(temporary, _file_mode())
+            os.replace(temporary, final)
+            _sync_directory(final.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Writes a folder beside its final name and renames it when the block ends well.
+
+    An old folder is exchanged with the new one in a single step where the system can (Linux); a
+    crash leaves either the old or the new folder under the name.
 
     Args:
         path: Final name; parents are created.
@@ -89,28 +162,22 @@ def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -
     final = Path(path)
     check_output_directory(final, overwrite=overwrite)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(
-        tempfile.mkdtemp(prefix=f".{final.name[:100]}.", suffix=".tmp", dir=final.parent)
-    )
-    retired: Path | None = None
-    try:
-        yield temporary
-        os.chmod(temporary, _file_mode() | ((_file_mode() & 0o444) >> 2))
-        if final.is_dir():
-            retired = Path(
-                tempfile.mkdtemp(prefix=f".{final.name[:100]}.", suffix=".old", dir=final.parent)
-            )
-            os.replace(final, retired / "old")
-        os.replace(temporary, final)
-        _sync_directory(final.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if retired is not None and not final.exists() and (retired / "old").exists():
-            os.replace(retired / "old", final)
-        raise
-    finally:
-        if retired is not None:
-            shutil.rmtree(retired, ignore_errors=True)
+    _sweep(final)
+    temporary = Path(tempfile.mkdtemp(prefix=_marker(final), suffix=".tmp", dir=final.parent))
+    with _locked(temporary):
+        try:
+            yield temporary
+            os.chmod(temporary, _file_mode() | ((_file_mode() & 0o444) >> 2))
+            _sync_tree(temporary)
+            if not final.is_dir():
+                os.replace(temporary, final)
+            elif not _exchange(temporary, final):
+                shutil.rmtree(final)
+                os.replace(temporary, final)
+            _sync_directory(final.parent)
+        finally:
+            # What is left under the temporary name: an unfinished folder, or the replaced one.
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_output_directory(
