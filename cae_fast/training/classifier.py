@@ -265,7 +265,7 @@ def _judge(accuracy: dict[str, Any], num_classes: int) -> None:
     error = math.sqrt(chance * (1 - chance) / measured["images"])
     if measured["balanced_accuracy"] <= chance + 2 * error:
         warnings.warn(
-            f"the classifier is no better than chance: balanced accuracy "
+            f"the classifier is not clearly better than chance: balanced accuracy "
             f"{measured['balanced_accuracy']:.2f} on {measured['images']} validation images, "
             f"chance is {chance:.2f}; its explanations would mean nothing",
             stacklevel=3,

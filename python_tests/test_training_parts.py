@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of training: losses, pairs, mirrored images, measured promises, schedules."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cae_fast.data import ImageDataset
+from cae_fast.model import CAEConfig
+from cae_fast.training import LossWeights
+
+torch = pytest.importorskip("torch")
+
+# These need torch.
+from cae_fast.networks import CAEModule, Discriminator  # noqa: E402
+from cae_fast.training.losses import (  # noqa: E402
+    discriminator_losses,
+    generator_losses,
+    swap_classes,
+    weighted_sum,
+)
+from cae_fast.training.pipeline import ImageStore, PairSampler, augmented  # noqa: E402
+from cae_fast.training.promises import measure_promises, nearest_classes, warn_of  # noqa: E402
+from cae_fast.training.state import schedule_factor  # noqa: E402
+
+
+@pytest.fixture
+def networks() -> tuple[CAEModule, Discriminator]:
+    torch.manual_seed(0)
+    config = CAEConfig(
+        image_size=16, in_channels=1, channels=4, num_blocks=1, code_dim=4, num_classes=3,
+        modulation_width=8,
+    )  # fmt: skip
+    return CAEModule(config), Discriminator(config).eval()
+
+
+def test_swap_exchanges_codes_between_partners(
+    networks: tuple[CAEModule, Discriminator],
+) -> None:
+    generator, _ = networks
+    images = torch.rand(6, 1, 16, 16) * 2 - 1
+    with torch.no_grad():
+        swap = swap_classes(generator, images, torch.arange(6) % 3)
+        individual, codes = generator.encode(images)
+        expected = generator.decode(individual[4:5], codes[1:2])
+        own = generator.decode(individual[4:5], codes[4:5])
+    torch.testing.assert_close(swap.swapped[4:5], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(swap.reconstruction[4:5], own, atol=1e-5, rtol=1e-5)
+
+
+def test_losses_are_those_of_the_method(networks: tuple[CAEModule, Discriminator]) -> None:
+    generator, discriminator = networks
+    images = torch.rand(2, 1, 16, 16) * 2 - 1
+    labels = torch.tensor([2, 0])
+    with torch.no_grad():
+        swap = swap_classes(generator, images, labels)
+        losses = generator_losses(generator, discriminator, swap, LossWeights())
+        individual, codes = generator.encode(images)
+        crossed = generator.decode(individual, codes.flip(0))
+        again = generator.encode(crossed)
+        cycled = generator.decode(again[0], codes)
+        real, classes = discriminator(crossed)
+    expected = {
+        "reconstruction": (generator.decode(individual, codes) - images).abs().mean(),
+        "class_code": (again[1] - codes.flip(0)).abs().mean(),
+        "individual_code": (again[0] - individual).abs().mean(),
+        "cycle": (cycled - images).abs().mean(),
+        "adversarial": -real.log_softmax(dim=1)[:, 1].mean(),
+        "swap_class": -(classes.log_softmax(dim=1)[0, 0] + classes.log_softmax(dim=1)[1, 2]) / 2,
+    }
+    assert set(losses) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, atol=1e-5, rtol=1e-4, msg=name)
+    weights = LossWeights(class_code=0, individual_code=0, cycle=0, swap_class=0, adversarial=3)
+    some = generator_losses(generator, discriminator, swap, weights)
+    assert set(some) == {"reconstruction", "adversarial"}
+    total = 10 * float(losses["reconstruction"]) + 3 * float(losses["adversarial"])
+    assert weighted_sum(some, weights).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_discriminator_step_builds_no_graph_of_the_generator(
+    networks: tuple[CAEModule, Discriminator],
+) -> None:
+    generator, discriminator = networks
+    swap = swap_classes(generator, torch.rand(2, 1, 16, 16), torch.tensor([0, 1]))
+    losses = discriminator_losses(discriminator, swap)
+    weighted_sum(losses, LossWeights()).backward()
+    assert all(p.grad is None for p in generator.parameters())
+    assert any(p.grad is not None for p in discriminator.parameters())
+    real, classes = discriminator(torch.cat([swap.images, swap.swapped]))
+    truth = real.log_softmax(dim=1)
+    wanted = -(truth[0, 1] + truth[1, 1] + truth[2, 0] + truth[3, 0]) / 4
+    torch.testing.assert_close(losses["discriminator_real"], wanted)
+    own = classes.log_softmax(dim=1)
+    torch.testing.assert_close(losses["discriminator_class"], -(own[0, 0] + own[1, 1]) / 2)
+
+
+def test_all_ordered_class_pairs_come_equally_often() -> None:
+    labels = np.repeat([0, 1, 3], [20, 2, 10])
+    sampler = PairSampler(labels, 4, 5, seed=0)
+    counts: dict[tuple[int, int], int] = {}
+    seen = set()
+    for step in range(60):
+        drawn = sampler.draw(step, sampler.rng(step))
+        seen |= set(drawn.tolist())
+        for a, b in zip(labels[drawn[:5]], labels[drawn[5:]], strict=True):
+            counts[int(a), int(b)] = counts.get((int(a), int(b)), 0) + 1
+    assert counts == dict.fromkeys([(0, 1), (0, 3), (1, 0), (1, 3), (3, 0), (3, 1)], 50)
+    assert len(seen) == len(labels)
+
+
+def test_processes_draw_different_pairs_and_steps_are_reproducible() -> None:
+    labels = np.arange(40) % 4
+    first, second = (PairSampler(labels, 4, 3, 0, rank=r, world=2) for r in (0, 1))
+    draws = [s.draw(7, s.rng(7)).tolist() for s in (first, second, first)]
+    assert draws[0] == draws[2] != draws[1]
+
+
+def test_mirroring_keeps_pixels_and_turns_only_where_asked() -> None:
+    images = torch.arange(32 * 9.0).reshape(32, 1, 3, 3)
+    rng = np.random.default_rng(0)
+    assert augmented(images, "none", rng) is images
+    flipped = augmented(images, "flip", rng)
+    mirrored = (flipped == images.flip(3)).all(dim=(1, 2, 3))
+    assert bool((mirrored | (flipped == images).all(dim=(1, 2, 3))).all())
+    assert 0 < int(mirrored.sum()) < 32
+    turned = augmented(images, "dihedral", rng)
+    assert torch.equal(turned.flatten(1).sort().values, images.flatten(1).sort().values)
+    assert bool((turned == images.transpose(2, 3)).all(dim=(1, 2, 3)).any())
+
+
+def test_store_keeps_the_levels_of_16_bit_images(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        ramp = np.arange(256, dtype=np.uint16).reshape(16, 16) + 30_000
+        Image.fromarray(ramp).save(tmp_path / name / "ramp.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = ImageDataset.from_folder(tmp_path)
+    image = ImageStore(dataset, 16, 1).images([0])
+    assert len(image.unique()) == 256
+    assert float((image - torch.from_numpy(dataset.load([0]))).abs().max()) <= 1 / 32767
+
+
+def test_promises_of_a_perfect_and_of_a_useless_model() -> None:
+    class Perfect(torch.nn.Module):
+        """The mean is the class code, the rest the individual code."""
+
+        def encode(self, images: Any) -> Any:
+            mean = images.mean(dim=(1, 2, 3))
+            return images - mean[:, None, None, None], mean[:, None]
+
+        def decode(self, individual: Any, codes: Any) -> Any:
+            return individual + codes[:, :, None, None]
+
+    class Useless(Perfect):
+        """The class code changes nothing."""
+
+        def decode(self, individual: Any, codes: Any) -> Any:
+            return individual
+
+    torch.manual_seed(0)
+    labels = np.arange(40) % 2
+    images = (
+        torch.randn(40, 1, 8, 8) * 0.01
+        + torch.from_numpy(labels * 0.8 - 0.4)[:, None, None, None].float()
+    )
+
+    def classify(batch: Any) -> Any:
+        mean = batch.mean(dim=(1, 2, 3))
+        return torch.stack([-20 * mean, 20 * mean], dim=1)
+
+    good = measure_promises(Perfect(), images, labels, classify, judge="rule")
+    assert good["swap_success"] == good["class_kept"] == good["knn_accuracy"] == 1.0
+    assert good["reconstruction_l1"] < 1e-4
+    assert good["class_code_error"] < 1e-3
+    assert 1 / 16 < good["path_largest_step"] < 0.5
+    assert warn_of(good) == []
+    bad = measure_promises(Useless(), images, labels, classify, judge="rule")
+    assert bad["swap_success"] < 0.75
+    assert any("swapped images" in sentence for sentence in warn_of(bad))
+
+
+def test_nearest_classes_leaves_out_the_image_itself() -> None:
+    codes = torch.tensor([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2], [5.3], [0.05]])
+    labels = np.array([0, 0, 0, 1, 1, 1, 1, 1])
+    assert nearest_classes(codes, codes, labels, leave_out=True)[7] == 0
+    assert nearest_classes(codes[:1], codes[3:], labels[3:])[0] == 1
+
+
+def test_schedules() -> None:
+    assert [schedule_factor("halving", s, 100) for s in (0, 9, 10, 95)] == [1, 1, 0.5, 0.5**9]
+    cosine = [schedule_factor("cosine", s, 100) for s in (0, 50, 75, 100)]
+    assert cosine == pytest.approx([1, 1, 0.51, 0.02])
+    assert schedule_factor("constant", 99, 100) == 1
