@@ -259,6 +259,17 @@ def test_unreadable_images_are_named(data: Path, tmp_path: Path) -> None:
         (data / "train" / "light" / name).write_bytes(b"\x89PNG\r\n\x1a\n broken")
     with pytest.raises(ImageDecodeError, match=r"light.*\.png"):
         quiet_train(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_overwriting_removes_nothing_before_the_data_proved_good(
+    data: Path, tmp_path: Path
+) -> None:
+    before = quiet_train(data, tmp_path / "run", steps=1).read_bytes()
+    (data / "train" / "light" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(ImageDecodeError):
+        quiet_train(data, tmp_path / "run", steps=2, overwrite=True)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
 def test_grey_images_train_a_colour_model_by_repetition(data: Path, tmp_path: Path) -> None:

@@ -39,10 +39,13 @@ def _one_thread() -> Iterator[None]:
     yield
     torch.set_num_threads(before)
 
+
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
+import torch
+torch.set_num_threads(1)  # as in this process: sums are the same only in the same order
 from training_cases import tiny_options
 from cae_fast.training import train
 
@@ -80,7 +83,7 @@ def test_killed_and_resumed_run_has_the_losses_and_weights_of_an_unbroken_one(
     resumed = quiet_train(data, tmp_path / "broken", steps=6, checkpoint_every=3, resume=True)
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")  # to the last digit
     assert cf.CAE.load(resumed).sha256 == cf.CAE.load(whole).sha256
-    assert not [p for p in (tmp_path / "broken").rglob("*") if p.name.endswith(".tmp")]
+    assert not [p for p in (tmp_path / "broken").rglob("*") if ".tmp" in p.name]
 
 
 def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path: Path) -> None:
@@ -174,9 +177,34 @@ except OSError as error:
     print("OSError", error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("OSError"), done.stdout + done.stderr
     assert load_checkpoint(path)["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_full_disk_ends_classifier_training_with_an_os_error(tmp_path: Path) -> None:
+    data = tiny_folder(tmp_path / "data")
+    (tmp_path / "out").mkdir()
+    code = f"""
+import resource, signal, torch
+from cae_fast.training import ClassifierOptions, train_classifier
+torch.set_num_threads(1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+options = ClassifierOptions(
+    data={str(data)!r}, out={str(tmp_path / "out" / "c.pt2")!r}, image_size=16, width=4, epochs=1,
+    quiet=True,
+)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    train_classifier(options)
+except OSError as error:
+    print("OSError", error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("OSError"), done.stdout + done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(

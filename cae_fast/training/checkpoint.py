@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         OSError: The file system refused (full, read-only).
     """
     with atomic_write(path) as temporary:
-        try:
-            torch.save({"format": FORMAT_VERSION, **state}, temporary)
-        except RuntimeError as error:  # torch reports a full disk so
-            raise OSError(f"{path}: could not be written, is the disk full? ({error})") from error
+        archive = io.BytesIO()  # torch's own file writer aborts the process on a full disk
+        torch.save({"format": FORMAT_VERSION, **state}, archive)
+        temporary.write_bytes(archive.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import CAEError
+from ..files import check_output_directory
 from ..model import CAE, CAEConfig
 from . import judges
 from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
@@ -91,8 +92,7 @@ class _Run:
         if options.critic is not None:
             self.critic = judges.load_critic(options.critic, names, channels, self.device)
         self.out = Path(options.out)
-        with processes.in_turn():
-            prepare_run(self.out, options, self.config, write=processes.first)
+        check_output_directory(self.out, overwrite=options.overwrite, resume=options.resume)
         self.store = ImageStore(
             splits.train, options.image_size, channels, cache_bytes=options.cache_bytes
         )
@@ -110,6 +110,8 @@ class _Run:
             rank=processes.rank,
             world=processes.world,
         )
+        with processes.in_turn():  # nothing is written or removed before the data proved good
+            prepare_run(self.out, options, self.config, write=processes.first)
         chosen = _some(len(held), _HELD_OUT_LIMIT)
         self.held = held.images(chosen).to(self.device)
         self.held_labels = self.held_labels[chosen]
