@@ -17,6 +17,9 @@ Kind: TypeAlias = Literal["numpy", "torch", "cupy"]
 Float32: TypeAlias = npt.NDArray[np.float32]
 Int32: TypeAlias = npt.NDArray[np.int32]
 
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+"""Luma of red, green and blue by ITU-R BT.601, what image libraries use."""
+
 PIXEL_SLACK = 1e-3
 """How far outside [-1, 1] a pixel may lie: resampling and 8-bit round trips overshoot by less."""
 

@@ -142,6 +142,11 @@ class CodeBank:
         usable: npt.NDArray[np.bool_] = (self.predicted == self.labels) | (self.predicted < 0)
         return usable
 
+    def usable_counts(self) -> IntArray:
+        """Number of rows of each class that may be exemplars, [K]."""
+        counts: IntArray = np.bincount(self.labels[self.usable], minlength=len(self.class_names))
+        return counts
+
     @classmethod
     def build(
         cls,
@@ -378,6 +383,6 @@ def _predict(classifier: Classifier, images: Float32, num_classes: int) -> IntAr
 
 def _thumbnail(image: Float32) -> bytes:
     """A small PNG of one image [C, H, W]."""
-    from .pictures import png_bytes
+    from .pictures import image_png
 
-    return png_bytes(image, longest_side=_THUMBNAIL_SIDE)
+    return image_png(image, longest_side=_THUMBNAIL_SIDE)

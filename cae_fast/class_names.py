@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from .errors import CAEError
 
-
-def default_names(count: int) -> tuple[str, ...]:
-    """Names of classes that nobody named: "0", "1", ..."""
-    return tuple(str(k) for k in range(count))
+_HOW_TO_NAME = (
+    "; names 0, 1, ... are what a model gets that was given none: name its classes with "
+    "CAE.from_authors(..., class_names=...), `cae-fast import-checkpoint --class-names` or "
+    "CAEConfig(class_names=...)"
+)
 
 
 def agree(
@@ -18,8 +19,8 @@ def agree(
 ) -> tuple[str, ...]:
     """The class names that all sources share.
 
-    Default names ("0", "1", ...) stand for "not named" and agree with any names of the same number,
-    except with the same names in another order.
+    The names "0", "1", ... that an unnamed model gets are names like any others: they may well be
+    true (digits), so they agree only with themselves and with a source that knows no names.
 
     Args:
         sources: Where names come from (for the message) -> names, or None where they are unknown.
@@ -31,21 +32,21 @@ def agree(
     Raises:
         CAEError: Two sources disagree; the message lists both.
     """
-    agreed: tuple[str, ...] = ()
-    origin = ""
-    for source, given in sources.items():
-        if given is None:
-            continue
-        names = tuple(given)
-        if not agreed:
-            agreed, origin = names, source
-            continue
-        unnamed = default_names(len(names)) in (names, agreed) and len(names) == len(agreed)
-        if names != agreed and (not unnamed or set(names) == set(agreed)):
+    known = [(source, tuple(names)) for source, names in sources.items() if names is not None]
+    if not known:
+        return ()
+    origin, agreed = known[0]
+    for source, names in known[1:]:
+        if names != agreed:
+            numbered = _is_numbered(names) or _is_numbered(agreed)
+            renamed = len(names) == len(agreed) and set(names) != set(agreed)
+            hint = _HOW_TO_NAME if numbered and renamed else ""
             raise error(
                 f"class names disagree: the {origin} has {list(agreed)}, the {source} has "
-                f"{list(names)}"
+                f"{list(names)}{hint}"
             )
-        if agreed == default_names(len(agreed)) and names != agreed:
-            agreed, origin = names, source
     return agreed
+
+
+def _is_numbered(names: tuple[str, ...]) -> bool:
+    return names == tuple(map(str, range(len(names))))

@@ -15,11 +15,20 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Float32, Kind, as_kind, is_module, kind_of, like, resize_weights, to_numpy
+from .arrays import (
+    GREY_WEIGHTS,
+    Float32,
+    Kind,
+    as_kind,
+    is_module,
+    kind_of,
+    like,
+    resize_weights,
+    to_numpy,
+)
 from .errors import ClassifierError
 
 Outputs = Literal["logits", "probs", "sigmoid"]
-GREY_WEIGHTS = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, what image libraries use
 _SMALLEST = np.finfo(np.float32).tiny
 
 

@@ -4,10 +4,15 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .arrays import to_numpy
+from .images import to_uint8
+from .saliency import resize_map
 
 Uint8 = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float64]
@@ -49,27 +54,31 @@ def overlay(
     not speak of look as they do in the image: a map of zeros returns the image.
 
     Args:
-        image: `[C, H, W]` or `[N, C, H, W]`, in [-1, 1]; values outside are clipped, NaN is
-            black. One or two channels are shown as grey (their mean), three and four as RGB (the
-            first three).
-        map: `[H', W']` or `[N, H', W']`, in [0, 1] (clipped; NaN and infinities count as 0). A map
-            of another size is resized to the image, bilinearly.
+        image: `[C, H, W]` or `[N, C, H, W]` in [-1, 1], an array of any kind (NumPy, torch, CuPy,
+            DLPack) on any device; values outside are clipped, NaN is black. One or two channels
+            are shown as grey (their mean), three and four as RGB (the first three).
+        map: `[H', W']` or `[N, H', W']` in [0, 1] (clipped; NaN and infinities count as 0), of any
+            kind as well. A map of another size is resized to the image, bilinearly.
         alpha: Opacity where the map is 1, in [0, 1].
         threshold: Map values up to this one are not shown, in [0, 1).
         colormap: "inferno", "grey", "diverging", or a table `[M, 3]` uint8 with M >= 2.
 
     Returns:
-        uint8, `[H, W, 3]` for one image, `[N, H, W, 3]` for a batch.
+        uint8, `[H, W, 3]` for one image, `[N, H, W, 3]` for a batch: NumPy, whatever came in, for
+        this is for showing.
 
     Raises:
-        ValueError: Ranks, counts, channels or ranges are not as above; the message says which.
+        ValueError: No numbers that the host can read, or ranks, counts, channels or ranges are not
+            as above; the message says which.
     """
-    images, maps = np.asarray(image), np.asarray(map)
+    images, maps = _host(image, "image"), _host(map, "map")
     if images.ndim not in (3, 4):
         raise ValueError(f"image: shape {images.shape}, wanted [C, H, W] or [N, C, H, W]")
     if maps.ndim != images.ndim - 1 or (images.ndim == 4 and len(maps) != len(images)):
         wanted = "[H, W]" if images.ndim == 3 else f"[{len(images)}, H, W]"
         raise ValueError(f"map: shape {maps.shape}, wanted {wanted} for image {images.shape}")
+    if 0 in maps.shape[-2:] and 0 not in images.shape[-2:]:
+        raise ValueError(f"map: shape {maps.shape} has no pixels")
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha: {alpha}, wanted a number in [0, 1]")
     if not 0.0 <= threshold < 1.0:
@@ -81,13 +90,24 @@ def overlay(
     return _overlay_batch(images, maps, alpha, threshold, table)
 
 
+def _host(array: Any, argument: str) -> npt.NDArray[Any]:
+    """Any array as NumPy numbers."""
+    try:
+        host = to_numpy(array)
+    except TypeError as error:
+        raise ValueError(f"{argument}: no array of numbers ({error})") from None
+    if host.dtype.kind not in "fiub":
+        raise ValueError(f"{argument}: {host.dtype}, wanted an array of numbers")
+    return host
+
+
 def _overlay_batch(
     images: npt.NDArray[Any], maps: npt.NDArray[Any], alpha: float, threshold: float, table: Uint8
 ) -> Uint8:
     base = to_rgb(images)
     if base.size == 0:
         return base
-    values = resize_maps(maps, (int(base.shape[1]), int(base.shape[2])))
+    values = resize_map(maps, base.shape[1], base.shape[2])
     weight = np.clip((values - threshold) / (1.0 - threshold), 0.0, 1.0)
     # The square root keeps half-strong places visible; the colour already carries the value.
     weight = alpha * np.sqrt(weight)[..., None]
@@ -111,44 +131,12 @@ def to_rgb(images: npt.ArrayLike) -> Uint8:
     values = np.asarray(images, dtype=np.float64)
     if values.ndim < 3 or not 1 <= values.shape[-3] <= 4:
         raise ValueError(f"image: shape {values.shape}, wanted [..., C, H, W] with C in 1..4")
-    values = np.nan_to_num(np.clip(values, -1.0, 1.0), nan=-1.0)
-    values = np.moveaxis(values, -3, -1)
-    if values.shape[-1] < 3:
-        values = np.repeat(values.mean(axis=-1, keepdims=True), 3, axis=-1)
-    return np.rint((values[..., :3] + 1.0) * 127.5).astype(np.uint8)
-
-
-def resize_maps(maps: npt.ArrayLike, size: tuple[int, int]) -> Float:
-    """Maps `[N, H, W]` at another size `(height, width)`, bilinear between pixel centres.
-
-    Returns:
-        float64 `[N, height, width]`, clipped to [0, 1]; NaN and infinities count as 0.
-
-    Raises:
-        ValueError: Not three dimensions, or maps without pixels for a size with some.
-    """
-    values = np.asarray(maps, dtype=np.float64)
-    if values.ndim != 3:
-        raise ValueError(f"map: shape {values.shape}, wanted [N, H, W]")
-    if min(values.shape[1:]) == 0 and min(size) > 0:
-        raise ValueError(f"map: shape {values.shape} has no pixels")
-    values = np.clip(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), 0.0, 1.0)
-    for axis, length in ((1, size[0]), (2, size[1])):
-        if values.shape[axis] != length:
-            values = _resize_axis(values, axis, length)
-    return values
-
-
-def _resize_axis(values: Float, axis: int, length: int) -> Float:
-    old = values.shape[axis]
-    centre = (np.arange(length) + 0.5) * (old / length) - 0.5
-    low = np.clip(np.floor(centre).astype(np.int64), 0, old - 1)
-    high = np.minimum(low + 1, old - 1)
-    shape = [1, 1, 1]
-    shape[axis] = length
-    share = np.clip(centre - low, 0.0, 1.0).reshape(shape)
-    result: Float = values.take(low, axis) * (1.0 - share) + values.take(high, axis) * share
-    return result
+    channels, height, width = values.shape[-3:]
+    count = math.prod(values.shape[:-3])
+    flat = np.clip(values, -1.0, 1.0).reshape(count, channels, height, width)
+    if channels < 3:
+        flat = np.repeat(flat.mean(axis=1, keepdims=True), 3, axis=1)
+    return to_uint8(flat[:, :3]).reshape(*values.shape[:-3], height, width, 3)
 
 
 def signed_rgb(difference: npt.ArrayLike, limit: float | None = None) -> Uint8:
@@ -173,7 +161,7 @@ def signed_rgb(difference: npt.ArrayLike, limit: float | None = None) -> Uint8:
     return apply_colors(np.clip(scaled, -1.0, 1.0) * 0.5 + 0.5, color_table("diverging"))
 
 
-def apply_colors(values: Float, table: Uint8) -> Uint8:
+def apply_colors(values: npt.NDArray[np.floating[Any]], table: Uint8) -> Uint8:
     """Colours of values in [0, 1] by a table `[M, 3]`: uint8 `[..., 3]`."""
     colors: Uint8 = table[np.rint(values * (len(table) - 1)).astype(np.int64)]
     return colors

@@ -251,7 +251,8 @@ def _section(name: str, explanation: Explanation, seconds: float, notes: Sequenc
 
 def _teasers(explanation: Explanation) -> str:
     """A few flipped images beside their counterfactuals."""
-    from cae_fast.report.pictures import data_uri, png_bytes
+    from cae_fast.pictures import png_bytes
+    from cae_fast.report.pictures import data_uri
 
     parts = []
     for i in np.flatnonzero(explanation.status == "flipped")[:_TEASERS]:

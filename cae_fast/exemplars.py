@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from .model import CAEConfig
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.floating[Any]]
+_Number = TypeVar("_Number", bound=np.number[Any])
 
 
 class Exemplars:
@@ -123,6 +124,28 @@ class Exemplars:
             raise ValueError("exemplars: class codes hold NaN or Inf")
         self._codes = array
 
+    def given(self, first: int, count: int) -> FloatArray:
+        """Class codes [count, D] that were given for the images `first`, `first + 1`, ...
+
+        Raises:
+            ValueError: None were given: the bank is to be asked.
+        """
+        if self._codes is None:
+            raise ValueError("exemplars must be images, class codes or bank rows, got None")
+        return self._of_images(self._codes, first, count)
+
+    def reachable(self, num_classes: int) -> npt.NDArray[np.bool_]:
+        """Classes [K] that a path can lead to: where the bank is asked, those it can serve."""
+        if self._codes is not None or self._bank is None:
+            return np.ones(num_classes, dtype=np.bool_)
+        return self._bank.usable_counts() >= self.k
+
+    @staticmethod
+    def _of_images(values: npt.NDArray[_Number], first: int, count: int) -> npt.NDArray[_Number]:
+        """Rows of the images `first`, `first + 1`, ... of [N, D], or of the one row for all."""
+        rows = values[first : first + count] if len(values) > 1 else values
+        return np.broadcast_to(rows, (count, values.shape[1]))
+
     def of(
         self, first: int, codes: FloatArray, source: IntArray, target: IntArray
     ) -> tuple[FloatArray, IntArray]:
@@ -146,10 +169,9 @@ class Exemplars:
         ends = np.array(codes)
         rows = np.full((count, self.k), -1, dtype=np.int64)
         if self._codes is not None:
-            part = slice(first, first + count) if len(self._codes) > 1 else slice(0, 1)
-            ends[needed] = np.broadcast_to(self._codes[part], codes.shape)[needed]
+            ends[needed] = self._of_images(self._codes, first, count)[needed]
             if self._rows is not None:
-                rows[needed] = np.broadcast_to(self._rows[part], rows.shape)[needed]
+                rows[needed] = self._of_images(self._rows, first, count)[needed]
         elif self._bank is not None and needed.any():
             rows[needed] = self._bank.nearest(
                 codes[needed], target[needed], self.k, source_class=source[needed]

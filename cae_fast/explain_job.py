@@ -118,7 +118,9 @@ class ExplainJob:
             individual, codes = self.backend.encode(images)
         finite = good & np.isfinite(logits).all(axis=1) & np.isfinite(codes).all(axis=1)
         source = np.where(finite, np.where(finite[:, None], logits, 0).argmax(axis=1), -1)
-        target = self.target.resolve(first, logits, source)
+        target = self.target.resolve(
+            first, logits, source, self.exemplars.reachable(self.rules.num_classes)
+        )
         with self.clock("exemplars"):
             ends, rows = self.exemplars.of(first, codes, source, target)
         with self.clock("decode"):

@@ -49,7 +49,7 @@ class Explainer:
         model: The model.
         classifier: The classifier, as a :class:`cae_fast.Classifier`.
         bank: The code bank, or None.
-        class_names: Names of the K classes; empty when nobody knows any.
+        class_names: Names of the K classes, the model's.
         backend: The backend chosen; `backend.name`, `.device`, `.dtype`, `.max_batch`.
     """
 
@@ -92,7 +92,7 @@ class Explainer:
         self.classifier = classifier_from(classifier)
         self.bank = CodeBank.load(bank) if isinstance(bank, str | os.PathLike) else bank
         labels = self.classifier.labels
-        names = agree(
+        self.class_names = agree(
             {"model": model.config.class_names, "classifier": labels}, error=ClassifierError
         )
         if self.bank is not None:
@@ -101,10 +101,6 @@ class Explainer:
                     f"bank must be a cae_fast.CodeBank or its file, got {type(bank).__name__}"
                 )
             self.bank.check(model)
-            names = agree(
-                {"bank": self.bank.class_names, "classifier": names}, error=ClassifierError
-            )
-        self.class_names = names
         self.backend = select_backend(
             backend, model, device=device, precision=precision, max_batch=max_batch
         )
@@ -135,7 +131,8 @@ class Explainer:
         Args:
             images: [N, C, S, S] float32 in [-1, 1], NumPy, torch, CuPy or anything with DLPack. An
                 image with NaN, Inf or values out of range is `rejected`, alone.
-            target: None (the other class of two, else the runner-up logit), a class index or name,
+            target: None (the other class of two, else the runner-up logit; where exemplars come
+                from the bank, among the classes with `k` usable rows there), a class index or name,
                 "any" (leaving the source class; a class of that name comes first), or one of these
                 per image.
             exemplars: Images [N or 1, C, S, S], class codes [N or 1, D], bank rows [N or 1] or [N
@@ -160,7 +157,8 @@ class Explainer:
         Raises:
             ValueError: A wrong argument; the message names it.
             ClassifierError: The classifier raised or returned something else than logits [N, K].
-            BankError: No bank and no exemplars, or the target class is missing from the bank.
+            BankError: No bank and no exemplars, or the bank has fewer than `k` usable rows of the
+                class asked for (by default: of every class but the image's own).
         """
         clock = Clock()
         with clock("total"):
@@ -279,7 +277,7 @@ class Explainer:
             ValueError: A wrong argument; the message names it.
         """
         array = self._finite_images(images)
-        positions = np.atleast_1d(to_numpy(t)).astype(np.float64)
+        positions = np.atleast_1d(to_numpy(t)).astype(np.float32)
         if (
             positions.ndim != 1
             or positions.size == 0
@@ -296,12 +294,10 @@ class Explainer:
         for first in range(0, count, self.backend.max_batch):
             group = array[first : first + self.backend.max_batch]
             individual, start = self.backend.encode(group)
-            nowhere = np.full(len(group), -2, dtype=np.int64)
-            end, _ = chosen.of(first, start, nowhere + 2, nowhere)
+            ends = chosen.given(first, len(group))
             for i in range(len(group)):
-                weight = positions[:, None].astype(start.dtype)
-                codes = (1 - weight) * start[i] + weight * end[i]
                 index = np.full(len(positions), i, dtype=np.int32)
+                codes = self.backend.lerp_codes(start[index], ends[index], positions)
                 frames[first + i] = to_numpy(self.backend.decode(individual, codes, index))
         return like(frames, images)
 

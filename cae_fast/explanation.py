@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Float32, like, to_numpy
+from .arrays import Float32, kind_of, like, to_numpy
 from .errors import CAEError
 from .files import atomic_directory
 from .saliency import resize_map
@@ -47,6 +47,7 @@ _DAMAGE = (
     TypeError,
     EOFError,
     AttributeError,
+    RecursionError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -123,6 +124,7 @@ class Explanation:
 
     def __getitem__(self, key: int | slice | Sequence[int] | npt.NDArray[Any]) -> Explanation:
         """Explanations of some of the images, always batched: an index gives N = 1."""
+        key = key if kind_of(key) == "numpy" else to_numpy(key)
         rows = np.atleast_1d(np.arange(len(self))[key])
         picked: dict[str, Any] = {name: getattr(self, name)[rows] for name in _ROWS}
         rejected = self.meta.get("rejected", {})
@@ -229,8 +231,10 @@ class Explanation:
         arrays: dict[str, Any] = {name: getattr(host, name) for name in _ROWS}
         arrays["status"] = host.status
         arrays["path_offsets"] = np.cumsum([0, *(len(t) for t in host.path_t)])
-        arrays["path_t"] = np.concatenate(host.path_t)
-        arrays["path_logits"] = np.concatenate(host.path_logits)
+        # What is joined begins with nothing, so that no image at all is fine too.
+        arrays["path_t"] = np.concatenate([np.empty(0, np.float32), *host.path_t])
+        no_logits = np.empty((0, host.logits_source.shape[1]), np.float32)
+        arrays["path_logits"] = np.concatenate([no_logits, *host.path_logits])
         if host.path_images is not None:
             arrays |= {"frame_t": host.frame_t, "path_images": host.path_images}
         with atomic_directory(folder, overwrite=overwrite) as temporary:
@@ -337,7 +341,7 @@ class Explanation:
 
 def _write_pictures(folder: Path, host: Explanation, i: int) -> None:
     """PNG files of one image; what is no counterfactual is not called one."""
-    from .pictures import png_bytes
+    from .pictures import image_png
 
     status = str(host.status[i])
     pictures = {
@@ -351,8 +355,7 @@ def _write_pictures(folder: Path, host: Explanation, i: int) -> None:
             stem = f"not_a_counterfactual_{'image' if kind == 'counterfactual' else kind}"
         else:
             stem = kind
-        shown = np.clip(np.nan_to_num(pictures[kind], nan=-1.0), -1, 1)
-        (folder / f"{i:05d}_{stem}.png").write_bytes(png_bytes(shown))
+        (folder / f"{i:05d}_{stem}.png").write_bytes(image_png(pictures[kind]))
 
 
 def _plain(value: Any) -> Any:

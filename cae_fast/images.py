@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .arrays import GREY_WEIGHTS
 from .decoding import DEFAULT_MAX_PIXELS, decode_image, path_name, pil_to_float
 from .errors import ImageDecodeError
 
@@ -48,7 +49,7 @@ Fit: TypeAlias = Literal["stretch", "crop", "pad"]
 OnError: TypeAlias = Literal["raise", "collect"]
 FloatArray: TypeAlias = NDArray[np.float32]
 
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+_LUMA = np.array(GREY_WEIGHTS, dtype=np.float32)
 _MAX_SIZE = 16384
 
 

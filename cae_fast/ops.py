@@ -39,7 +39,8 @@ def path_codes(vertices: Any, image_index: Any, step: Any, *, grid: int) -> npt.
     """Points on guided paths that are polylines, at t = step / grid by arc length.
 
     Args:
-        vertices: Polylines of class codes, [N, V, D] float32, V >= 1.
+        vertices: Polylines of class codes, [N, V, D] float32, V >= 1; one vertex is a path
+            that stays there.
         image_index: Polyline of each point, [M] int32 in [0, N).
         step: Grid position of each point, [M] int32 in [0, grid].
         grid: Number of grid intervals, >= 1.

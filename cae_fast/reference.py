@@ -33,7 +33,8 @@ def path_codes(vertices: Tensor, image_index: Tensor, step: Tensor, grid: int) -
     """Class codes at t = step / grid along polylines, t being the share of arc length.
 
     Args:
-        vertices: Polylines of class codes, [N, V, D], V >= 2.
+        vertices: Polylines of class codes, [N, V, D], V >= 1; one vertex is a path that
+            stays there.
         image_index: Polyline of each point, int [M].
         step: Grid position of each point, int [M], in [0, grid].
         grid: Number of grid intervals, >= 1.
@@ -44,6 +45,8 @@ def path_codes(vertices: Tensor, image_index: Tensor, step: Tensor, grid: int) -
     lines = vertices.index_select(0, image_index.long())
     t = step.to(torch.float64) / grid
     count = lines.shape[1]
+    if count == 1:
+        return lines[:, 0]
     if count == 2:
         return lerp_codes(lines[:, 0], lines[:, 1], t)
     lengths = (lines[:, 1:] - lines[:, :-1]).to(torch.float64).norm(dim=2)

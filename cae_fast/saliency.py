@@ -35,21 +35,24 @@ def resize_map(saliency: npt.ArrayLike, height: int, width: int) -> Float32:
     """Saliency maps at another resolution, bilinear with half-pixel centres.
 
     Args:
-        saliency: [..., H, W], in [0, 1].
+        saliency: [..., H, W], in [0, 1] (clipped; NaN and infinities count as 0), H, W >= 1.
         height: Rows of the result, at least 1.
         width: Columns of the result, at least 1.
 
     Returns:
-        [..., height, width], float32; values stay within the range of the input.
+        [..., height, width], float32; antialiased where smaller, within the range of the input.
 
     Raises:
         ValueError: `saliency` is not at least two-dimensional, or a size is below 1.
     """
-    maps: npt.NDArray[Any] = np.asarray(saliency, dtype=np.float32)
-    if maps.ndim < 2 or 0 in maps.shape[-2:]:
-        raise ValueError(f"saliency must be [..., H, W], got {list(maps.shape)}")
+    values = np.asarray(saliency, dtype=np.float64)
+    if values.ndim < 2 or 0 in values.shape[-2:]:
+        raise ValueError(f"saliency must be [..., H, W], got {list(values.shape)}")
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be at least 1, got {height} and {width}")
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    maps: npt.NDArray[Any] = np.clip(finite, 0.0, 1.0).astype(np.float32)
     rows = resize_weights(maps.shape[-2], height)
     columns = resize_weights(maps.shape[-1], width)
     resized: Float32 = rows @ maps @ columns.T

@@ -23,13 +23,17 @@ class Target:
 
     wished: IntArray  # [1] or [N]
 
-    def resolve(self, first: int, logits: Float32, source: IntArray) -> IntArray:
+    def resolve(
+        self, first: int, logits: Float32, source: IntArray, reachable: npt.NDArray[np.bool_]
+    ) -> IntArray:
         """Target classes of the images `first`, `first + 1`, ...
 
         Args:
             first: Index of the first of these images among all.
             logits: Of these images, [n, K].
             source: Their predicted classes, [n]; -1 where the logits are not finite.
+            reachable: Classes [K] among which the default is chosen; all, where these hold none but
+                the source class.
 
         Returns:
             Class indices [n], ANY where any other class will do; ANY as well where the source class
@@ -42,9 +46,10 @@ class Target:
             if source[i] < 0:
                 target[i] = ANY
                 continue
-            others = logits[i].copy()
-            others[source[i]] = -np.inf
-            target[i] = int(others.argmax())
+            others = np.arange(len(reachable)) != source[i]
+            open_to_it = others & reachable
+            choice = np.flatnonzero(open_to_it if open_to_it.any() else others)
+            target[i] = choice[logits[i][choice].argmax()]
         return target
 
 

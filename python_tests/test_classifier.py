@@ -242,8 +242,8 @@ def test_wrong_images_and_callables() -> None:
     ("given", "expected"),
     [
         ({"model": ("a", "b"), "bank": ("a", "b"), "classifier": None}, ("a", "b")),
-        ({"model": ("0", "1"), "classifier": ("a", "b")}, ("a", "b")),
-        ({"model": ("a", "b"), "classifier": ("0", "1")}, ("a", "b")),
+        ({"model": ("0", "1"), "classifier": ("0", "1")}, ("0", "1")),
+        ({"model": ("0", "1"), "classifier": None}, ("0", "1")),
         ({"model": None}, ()),
     ],
 )
@@ -258,6 +258,8 @@ def test_class_names_that_agree(given: Any, expected: tuple[str, ...]) -> None:
         (("a", "b"), ("a", "b", "c")),
         (("0", "1"), ("1", "0")),
         (("0", "1"), ("a", "b", "c")),
+        (("0", "1"), ("airplane", "truck")),
+        (("airplane", "truck"), ("0", "1")),
     ],
 )
 def test_class_names_that_disagree_are_both_listed(one: Any, other: Any) -> None:
@@ -265,6 +267,8 @@ def test_class_names_that_disagree_are_both_listed(one: Any, other: Any) -> None
         agree({"model": one, "classifier": other})
     assert str(list(one)) in str(caught.value)
     assert str(list(other)) in str(caught.value)
+    unnamed = ("0", "1") in (one, other) and len({*one, *other}) == 4
+    assert ("--class-names" in str(caught.value)) == unnamed
 
 
 def test_specification_of_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -311,6 +311,47 @@ def test_exemplars_from_the_bank(world: World) -> None:
     assert (already.exemplar == -1).all()
 
 
+def without_class(bank: cf.CodeBank, missing: int, left: int = 0) -> cf.CodeBank:
+    """The bank with only `left` usable rows of a class."""
+    usable = np.flatnonzero(bank.usable & (bank.labels == missing))
+    rows = np.setdiff1d(np.arange(len(bank)), usable[left:])
+    return cf.CodeBank(
+        codes=bank.codes[rows],
+        names=[bank.names[row] for row in rows],
+        groups=[bank.groups[row] for row in rows],
+        labels=bank.labels[rows],
+        predicted=bank.predicted[rows],
+        class_names=bank.class_names,
+        model_sha256=bank.model_sha256,
+    )
+
+
+def test_default_target_is_a_class_that_the_bank_has(world: World) -> None:
+    def moody(images: Any) -> Any:  # the runner-up of the fifth image is class 1, of all others 2
+        same = [np.array_equal(image, world.images[4]) for image in np.asarray(images)]
+        return [[2.0, 1.0, 0.5] if found else [2.0, 0.5, 1.0] for found in same]
+
+    bank = without_class(world.bank(), 1)
+    assert 1 in bank.labels  # rows that the classifier got wrong are no exemplars
+    found = world.explainer(moody, bank=bank).explain(world.images)
+    assert (found.target_class == 2).all()
+    assert (bank.labels[found.exemplar[:, 0]] == 2).all()
+    full = world.explainer(moody, bank=world.bank()).explain(world.images)
+    assert full.target_class.tolist() == [2, 2, 2, 2, 1, 2, 2, 2, 2]
+    others = [0, 1, 2, 3, 5, 6, 7, 8]
+    np.testing.assert_array_equal(found.saliency[others], full.saliency[others])
+    # Two rows are needed for k = 2; what is given needs no bank; what is named is not replaced.
+    scarce = world.explainer(moody, bank=without_class(world.bank(), 1, left=1))
+    assert scarce.explain(world.images).target_class[4] == 1
+    assert scarce.explain(world.images, k=2).target_class[4] == 2
+    assert scarce.explain(world.images, exemplars=world.ends).target_class[4] == 1
+    with pytest.raises(cf.BankError, match="class '1'"):
+        scarce.explain(world.images, ["any"] * 8 + [1], k=2)
+    alone = without_class(bank, 2)
+    with pytest.raises(cf.BankError, match="0 correctly classified images of class '2'"):
+        world.explainer(moody, bank=alone).explain(world.images[:2])
+
+
 def test_several_exemplars_are_averaged(world: World) -> None:
     bank = world.bank()
     explainer = world.explainer(constant([1, 0.5, 0]), bank=bank)

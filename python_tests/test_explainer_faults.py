@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from explain_cases import SOURCE, TARGET, World, assert_same, constant
+from explain_cases import FIELDS, TARGET, World, assert_same, constant
 
 import cae_fast as cf
 from cae_fast.testing import toy_model
@@ -196,6 +196,21 @@ def test_class_names_must_agree(world: World) -> None:
         explainer.explain(world.images, "1", world.ends)
 
 
+def test_numbers_are_names_too(world: World) -> None:
+    assert world.model.config.class_names == ("0", "1", "2")
+    for labels in (["airplane", "cat", "truck"], ["1", "0", "2"]):
+        with pytest.raises(cf.ClassifierError, match=r"\['0', '1', '2'\]") as caught:
+            world.explainer(cf.Classifier(world.classifier, labels=labels))
+        assert str(labels) in str(caught.value)
+        assert ("from_authors(..., class_names=...)" in str(caught.value)) == ("cat" in labels)
+    bank = world.bank()
+    bank.class_names = ("airplane", "cat", "truck")
+    with pytest.raises(cf.BankError, match="airplane"):
+        world.explainer(bank=bank)
+    same = cf.Classifier(world.classifier, labels=["0", "1", "2"])
+    assert world.explainer(same).class_names == ("0", "1", "2")
+
+
 def test_classifier_with_another_number_of_outputs(world: World) -> None:
     for row in ([1, 0], [1, 0, 0, 0]):
         with pytest.raises(cf.ClassifierError, match=f"returns {len(row)} logits.*3 classes"):
@@ -244,18 +259,22 @@ def test_wrong_codes(world: World) -> None:
         explainer.encode(bad)
 
 
-def _explain_in_child(world: World, queue: Any) -> None:
-    found = world.explainer().explain(world.images, SOURCE + 1, world.ends)
-    queue.put(found.status.tolist())
+def _explain_in_child(count: int, queue: Any) -> None:
+    world = World(count)
+    found = world.explainer().explain(world.images, TARGET, world.ends)
+    queue.put({name: getattr(found, name) for name in FIELDS})
 
 
-def test_after_a_fork(world: World) -> None:
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_process_finds_the_same_bits(world: World, method: str) -> None:
     here = world.explainer().explain(world.images, TARGET, world.ends)
-    context = multiprocessing.get_context("fork")
+    context: Any = multiprocessing.get_context(method)
     queue = context.Queue()
-    child = context.Process(target=_explain_in_child, args=(world, queue))
+    child = context.Process(target=_explain_in_child, args=(len(world.images), queue))
     child.start()
-    assert queue.get(timeout=60) == here.status.tolist()
+    there = queue.get(timeout=60)
+    for name in FIELDS:
+        np.testing.assert_array_equal(there[name], getattr(here, name), err_msg=name)
     child.join(60)
     assert child.exitcode == 0
     assert_same(world.explainer().explain(world.images, TARGET, world.ends), here)

@@ -87,6 +87,25 @@ def test_save_and_load(mixed: cf.Explanation, tmp_path: Path) -> None:
     assert_same(cf.Explanation.load(tmp_path / "torch"), mixed)
 
 
+@pytest.mark.parametrize("template", [np.zeros(1), torch.zeros(1)], ids=["numpy", "torch"])
+def test_a_selection_of_nothing(mixed: cf.Explanation, template: Any, tmp_path: Path) -> None:
+    result = mixed.like(template)
+    flipped = result[result.flipped]
+    assert len(flipped) == (mixed.status == "flipped").sum()
+    nothing = flipped[flipped.status == "not_flipped"]
+    nothing.save(tmp_path / "out")
+    again = cf.Explanation.load(tmp_path / "out")
+    assert len(again) == 0
+    assert_same(again, nothing.numpy())
+    assert again.class_names == mixed.class_names
+    assert not list((tmp_path / "out" / "images").iterdir())
+    assert json.loads(nothing.to_json())["explanations"] == []
+    nothing.to_html(tmp_path / "page.html")
+    assert "<article" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert nothing.table_rows() == []
+    assert "0 images" in repr(nothing)
+
+
 def test_what_did_not_flip_is_not_called_a_counterfactual(tmp_path: Path) -> None:
     world = World(1)
     found = world.explainer(lambda x: [[1, 0, 0]] * len(x)).explain(world.images, 1, world.ends)
@@ -113,6 +132,9 @@ def test_load_refuses_damage(mixed: cf.Explanation, tmp_path: Path) -> None:
     said = json.loads(text.read_text())
     text.write_text(json.dumps(said | {"explanations": said["explanations"][:2]}))
     with pytest.raises(cf.CAEError, match="different numbers of images"):
+        cf.Explanation.load(tmp_path / "out")
+    text.write_text("[" * 100_000)
+    with pytest.raises(cf.CAEError, match="not a readable explanation folder"):
         cf.Explanation.load(tmp_path / "out")
     text.write_text(json.dumps(said | {"format": 99}))
     with pytest.raises(cf.CAEError, match="format version 99"):

@@ -32,20 +32,20 @@ INCLUDES = {
 # Layers of the package, lowest first: a module imports from its own layer or a lower one.
 LAYERS = (
     ("errors", "_C"),
-    ("files", "arrays", "class_names", "_backend"),
+    ("files", "folders", "arrays", "class_names", "_backend"),
     ("ops", "decoding", "data_layout", "onnx_files", "pt2_files", "targets"),
-    ("reference", "networks", "authors", "model", "images", "pictures", "saliency"),
+    ("reference", "networks", "authors", "model", "images", "saliency", "colors", "pictures"),
     ("data", "digits", "classifier", "classifier_files", "testing"),
     ("backends", "path_search"),
     ("bank", "bank_files", "exemplars"),
     ("explanation", "explain_job", "explainer"),
-    ("colors", "report", "training", "environment"),
+    ("report", "training", "environment"),
     ("demo",),
     ("cli",),
 )
 LAYER_OF = {name: level for level, names in enumerate(LAYERS) for name in names}
 # Upward imports that are meant, inside functions only: a result knows how to show itself.
-SHOWN_BY = {("explanation", "report"), ("explanation", "colors")}
+SHOWN_BY = {("explanation", "report")}
 # Where torch may be imported while the module is loaded.
 TORCH_HOMES = {"reference", "networks", "training"}
 TORCH_FILES = {"backends/torch.py"}

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 import cae_fast as cf
-from cae_fast.colors import color_table, resize_maps, signed_rgb, to_rgb
+from cae_fast.colors import color_table, signed_rgb, to_rgb
+from cae_fast.pictures import image_png
 
 
 def test_zero_map_returns_the_image() -> None:
@@ -64,13 +68,50 @@ def test_survives_any_numbers(maps: Any, image: Any) -> None:
 
 
 def test_resized_map_keeps_its_place() -> None:
-    small = np.zeros((1, 4, 4))
-    small[0, 1, 2] = 1.0
-    large = resize_maps(small, (16, 16))[0]
-    assert np.unravel_index(large.argmax(), large.shape)[0] in range(4, 8)
-    assert np.unravel_index(large.argmax(), large.shape)[1] in range(8, 12)
-    np.testing.assert_allclose(large.mean(), small.mean(), rtol=1e-12)
-    np.testing.assert_array_equal(resize_maps(small, (4, 4)), small)
+    small = np.zeros((4, 4))
+    small[1, 2] = 1.0
+    shown = cf.overlay(np.full((1, 16, 16), -1.0), small).sum(axis=-1)
+    row, column = np.unravel_index(shown.argmax(), shown.shape)
+    assert row in range(4, 8)
+    assert column in range(8, 12)
+    assert not shown[12:].any()
+
+
+def test_takes_every_kind_of_array() -> None:
+    rng = np.random.default_rng(1)
+    image = rng.uniform(-1, 1, (2, 3, 8, 8)).astype(np.float32)
+    saliency = rng.uniform(0, 1, (2, 8, 8)).astype(np.float32)
+    wanted = cf.overlay(image, saliency)
+
+    class Foreign:
+        def __init__(self, array: Any) -> None:
+            self.__dlpack__, self._device = array.__dlpack__, array.__dlpack_device__
+
+        def __dlpack_device__(self) -> Any:
+            return self._device()
+
+    differentiable = torch.from_numpy(image).requires_grad_()
+    for other in (differentiable, torch.from_numpy(image).double(), Foreign(image)):
+        shown = cf.overlay(other, torch.from_numpy(saliency).requires_grad_())
+        assert type(shown) is np.ndarray
+        np.testing.assert_array_equal(shown, wanted)
+    small = torch.from_numpy(image).to(torch.bfloat16)
+    np.testing.assert_array_equal(cf.overlay(small, saliency), cf.overlay(small.float(), saliency))
+
+
+def test_two_channels_look_the_same_everywhere() -> None:
+    image = np.stack([np.full((4, 4), -1.0), np.full((4, 4), 1.0)]).astype(np.float32)
+    with Image.open(io.BytesIO(image_png(image))) as opened:
+        np.testing.assert_array_equal(np.asarray(opened.convert("RGB")), to_rgb(image))
+    assert (to_rgb(image) == 128).all()
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "RGB"), (3, "RGB"), (4, "RGBA")])
+def test_png_of_a_model_image(channels: int, mode: str) -> None:
+    image = np.full((channels, 6, 3), np.nan, dtype=np.float32)
+    with Image.open(io.BytesIO(image_png(image, longest_side=2))) as opened:
+        assert (opened.mode, opened.size) == (mode, (1, 2))
+        assert not np.asarray(opened).any()
 
 
 @pytest.mark.parametrize(
@@ -80,6 +121,8 @@ def test_resized_map_keeps_its_place() -> None:
         ({"image": np.zeros((5, 4, 4))}, "C in 1..4"),
         ({"map": np.zeros((1, 4, 4))}, "map"),
         ({"map": np.zeros((0, 4))}, "no pixels"),
+        ({"map": np.full((4, 4), "x")}, "map"),
+        ({"image": None}, "image"),
         ({"image": np.zeros((2, 3, 4, 4)), "map": np.zeros((3, 4, 4))}, "map"),
         ({"alpha": 1.5}, "alpha"),
         ({"alpha": float("nan")}, "alpha"),

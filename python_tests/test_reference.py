@@ -44,6 +44,7 @@ def test_path_degenerates_gracefully() -> None:
     got = reference.path_codes(repeated, index, steps, 2)
     assert torch.allclose(got, codes([0, 0], [1, 0], [2, 0]))
     assert torch.equal(reference.path_codes(point, index, steps, 2), point[0])
+    assert torch.equal(reference.path_codes(point[:, :1], index, steps, 2), point[0])
 
 
 def test_norms_by_hand() -> None:

@@ -55,6 +55,10 @@ def test_resized_maps_stay_in_range_and_place() -> None:
     assert not large[1].any()
     np.testing.assert_array_equal(resize_map(saliency, 4, 4), saliency)
     np.testing.assert_allclose(resize_map(saliency, 1, 1)[0], 1 / 16, atol=0.07)
+    np.testing.assert_allclose(large.mean(), saliency.mean(), rtol=1e-6)
+    spoilt = saliency.copy()
+    spoilt[1, 0] = [np.nan, np.inf, -np.inf, -1]
+    np.testing.assert_array_equal(resize_map(spoilt, 8, 16), large)
     np.testing.assert_array_equal(resize_map(np.ones((3, 5)), 7, 2), np.ones((7, 2)))
 
 

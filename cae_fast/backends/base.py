@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..arrays import Float32, Int32
 
-Codes: TypeAlias = npt.NDArray[np.floating[Any]]
+CodeArray: TypeAlias = npt.NDArray[np.floating[Any]]
 
 
 class DecodeSession(Protocol):
@@ -38,14 +38,17 @@ class Backend(Protocol):
     dtype: str
     max_batch: int
 
-    def encode(self, images: Float32) -> tuple[Any, Codes]:
+    def encode(self, images: Float32) -> tuple[Any, CodeArray]:
         """Images [N, C, S, S] -> individual codes (own array) and class codes [N, D] (NumPy)."""
 
-    def encode_class(self, images: Float32) -> Codes:
+    def encode_class(self, images: Float32) -> CodeArray:
         """Images [N, C, S, S] -> class codes [N, D] (NumPy) only."""
 
-    def decode(self, individual: Any, class_code: Codes, image_index: Int32) -> Any:
+    def decode(self, individual: Any, class_code: CodeArray, image_index: Int32) -> Any:
         """Images [M, C, S, S] of `individual[image_index]` with the class codes [M, D]."""
 
-    def session(self, individual: Any, vertices: Codes, grid: int) -> DecodeSession:
+    def lerp_codes(self, start: CodeArray, end: CodeArray, t: Float32) -> CodeArray:
+        """Class codes [N, D] at the positions `t` [N] of straight paths, both ends [N, D]."""
+
+    def session(self, individual: Any, vertices: CodeArray, grid: int) -> DecodeSession:
         """Paths along the polylines `vertices` [N, V, D] of the individuals, on a grid of t."""

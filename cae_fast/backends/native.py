@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import _backend
+from .. import _backend, ops
 from ..arrays import Float32, Int32
 from ..model import CAE
-from .base import Codes, DecodeSession
+from .base import CodeArray, DecodeSession
 
 
 class NativeBackend:
@@ -38,12 +38,16 @@ class NativeBackend:
         """Class codes [N, D]."""
         return self._engine.encode_class(images)
 
-    def decode(self, individual: Float32, class_code: Codes, image_index: Int32) -> Float32:
+    def decode(self, individual: Float32, class_code: CodeArray, image_index: Int32) -> Float32:
         """Images [M, C, S, S]."""
         codes = np.ascontiguousarray(class_code, dtype=np.float32)
         return self._engine.decode(individual, codes, image_index)
 
-    def session(self, individual: Float32, vertices: Codes, grid: int) -> DecodeSession:
+    def lerp_codes(self, start: CodeArray, end: CodeArray, t: Float32) -> Float32:
+        """Class codes [N, D] on straight paths."""
+        return ops.lerp_codes(start, end, t)
+
+    def session(self, individual: Float32, vertices: CodeArray, grid: int) -> DecodeSession:
         """Paths of a batch; what path points share is done here, once."""
         lines = np.ascontiguousarray(vertices, dtype=np.float32)
         return self._engine.session(individual, lines, grid)

@@ -15,7 +15,7 @@ from .. import reference
 from ..arrays import Float32, Int32
 from ..errors import BackendUnavailable
 from ..model import CAE
-from .base import Codes
+from .base import CodeArray
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -53,20 +53,20 @@ class TorchBackend:
         self.dtype = dtype
         self.max_batch = max_batch
 
-    def encode(self, images: Float32) -> tuple[Tensor, Codes]:
+    def encode(self, images: Float32) -> tuple[Tensor, CodeArray]:
         """Individual codes on the device, class codes as NumPy."""
         with _exact(self._device):
             pairs = [self._module.encode(part) for part in self._parts(images)]
         return torch.cat([pair[0] for pair in pairs]), _host(torch.cat([pair[1] for pair in pairs]))
 
-    def encode_class(self, images: Float32) -> Codes:
+    def encode_class(self, images: Float32) -> CodeArray:
         """Class codes as NumPy."""
         with _exact(self._device):
             return _host(
                 torch.cat([self._module.encode_class(part) for part in self._parts(images)])
             )
 
-    def decode(self, individual: Any, class_code: Codes, image_index: Int32) -> Tensor:
+    def decode(self, individual: Any, class_code: CodeArray, image_index: Int32) -> Tensor:
         """Images on the device."""
         codes = self._tensor(class_code)
         rows = torch.as_tensor(image_index, device=self._device).long()
@@ -79,7 +79,12 @@ class TorchBackend:
                 ]
             )
 
-    def session(self, individual: Any, vertices: Codes, grid: int) -> _TorchSession:
+    def lerp_codes(self, start: CodeArray, end: CodeArray, t: Float32) -> CodeArray:
+        """Class codes [N, D] on straight paths."""
+        points = reference.lerp_codes(self._tensor(start), self._tensor(end), self._tensor(t))
+        return _host(points)
+
+    def session(self, individual: Any, vertices: CodeArray, grid: int) -> _TorchSession:
         """Paths of a batch."""
         return _TorchSession(self, self._tensor(individual), self._tensor(vertices), grid)
 
@@ -118,8 +123,8 @@ class _TorchSession:
         return self._backend.decode(self._individual, codes, image_index)  # type: ignore[arg-type]
 
 
-def _host(codes: Tensor) -> Codes:
-    array: Codes = np.ascontiguousarray(codes.cpu().numpy())
+def _host(codes: Tensor) -> CodeArray:
+    array: CodeArray = np.ascontiguousarray(codes.cpu().numpy())
     return array
 
 

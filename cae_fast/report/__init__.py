@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from cae_fast.report.case import STATUS_LABELS, STATUSES, Case, cases, sentence
+from cae_fast.path_search import STATUSES
+from cae_fast.report.case import STATUS_LABELS, Case, cases, sentence
 from cae_fast.report.figure import plot
 from cae_fast.report.folder import write_folder
 from cae_fast.report.page import Frames, html_fragment, write_html

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cae_fast.colors import signed_rgb, to_rgb
+from cae_fast.pictures import png_bytes
 from cae_fast.report.case import STATUS_LABELS, Case, percent, sentence
 from cae_fast.report.curve import drawn_classes, legend, path_svg
 from cae_fast.report.pictures import (
@@ -19,7 +20,6 @@ from cae_fast.report.pictures import (
     finite,
     heat_pixels,
     picture_pixels,
-    png_bytes,
     shrink,
 )
 

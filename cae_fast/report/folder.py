@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cae_fast.colors import overlay, resize_maps, signed_rgb, to_rgb
+from cae_fast.colors import overlay, signed_rgb, to_rgb
 from cae_fast.files import atomic_directory
+from cae_fast.pictures import png_bytes
 from cae_fast.report.case import Case, cases
-from cae_fast.report.pictures import Uint8, finite, picture_pixels, png_bytes
+from cae_fast.report.pictures import Uint8, finite, picture_pixels
 from cae_fast.report.table import write_csv, write_parquet
+from cae_fast.saliency import resize_map
 
 if TYPE_CHECKING:
     from cae_fast.explanation import Explanation
@@ -125,7 +127,7 @@ def _pictures(
     i = case.index
     saliency = np.asarray(explanation.saliency[i])
     under = image if original is None else _as_image(original)
-    grey = resize_maps(saliency[None], (saliency.shape[0], saliency.shape[1]))[0]
+    grey = resize_map(saliency, *saliency.shape)
     prefix = "" if case.status == "flipped" else f"{point}_"
     return pictures | {
         "reconstruction": to_rgb(explanation.reconstruction[i]),

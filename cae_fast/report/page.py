@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cae_fast.files import atomic_write
+from cae_fast.path_search import STATUSES
 from cae_fast.report.card import card_html
-from cae_fast.report.case import STATUS_LABELS, STATUSES, Case, cases
+from cae_fast.report.case import STATUS_LABELS, Case, cases
 
 NOTICE = (
     "<strong>For research, not for diagnosis.</strong> An explanation shows what this classifier "

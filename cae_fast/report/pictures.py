@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays as PNG bytes and data URIs."""
+"""Pictures of a report: pixels in any form, heat layers, data URIs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cae_fast.colors import apply_colors, color_table, resize_maps, to_rgb
+from cae_fast.colors import apply_colors, color_table, to_rgb
+from cae_fast.saliency import resize_map
 
 Uint8 = npt.NDArray[np.uint8]
-
-
-def png_bytes(pixels: Uint8) -> bytes:
-    """PNG file of uint8 `[H, W, 3 or 4]`."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def data_uri(png: bytes) -> str:
@@ -77,8 +71,8 @@ def heat_pixels(saliency: npt.ArrayLike, size: tuple[int, int] | None = None) ->
     Returns:
         uint8 `[H, W, 4]`.
     """
-    maps = np.asarray(saliency)[None]
-    values = resize_maps(maps, size or (maps.shape[1], maps.shape[2]))[0]
+    height, width = size or np.shape(saliency)
+    values = resize_map(saliency, height, width)
     alpha = np.rint(255.0 * np.sqrt(values)).astype(np.uint8)
     return np.concatenate([apply_colors(values, color_table("inferno")), alpha[..., None]], axis=-1)
 
