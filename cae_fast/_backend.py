@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from .errors import ExtensionMissing
+
 try:
     from ._C import (
         DecodeSession,
@@ -20,7 +22,7 @@ try:
         set_num_threads,
     )
 except ImportError as error:
-    raise ImportError(
+    raise ExtensionMissing(
         f"the compiled extension cae_fast._C cannot be imported ({error}); build it with "
         "`pip install .` in the source tree (needs a C++17 compiler and Python's headers), for the "
         "interpreter that imports it"

@@ -86,6 +86,17 @@ def read_bank(path: str | os.PathLike[str]) -> CodeBank:
         raise BankError(f"{file}: {error}") from None
 
 
+def check_bank_name(path: str | os.PathLike[str]) -> None:
+    """Checks before long work that a bank of this name can be written here.
+
+    Raises:
+        BankError: The suffix is neither `.parquet` nor `.csv`.
+        MissingExtra: Parquet without pyarrow.
+    """
+    if _suffix(Path(path)) == ".parquet":
+        _pyarrow()
+
+
 def _suffix(file: Path) -> str:
     if file.suffix.lower() not in (".parquet", ".csv"):
         raise BankError(f"{file}: a bank is a .parquet or .csv file")
@@ -145,7 +156,7 @@ def _metadata(text: str | None) -> dict[str, Any]:
         raise BankError(f"not a code bank (its {METADATA_KEY} metadata is missing)")
     try:
         metadata = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):
         raise BankError("its metadata is not valid JSON")

@@ -19,7 +19,7 @@ import numpy as np
 from .classifier import Classifier, classifier_from
 from .errors import BackendUnavailable, ClassifierError, missing_extra
 from .onnx_files import external_files
-from .pt2_files import check_archive
+from .pt2_files import DAMAGE, check_archive
 
 METADATA_KEY = "cae_fast.classifier"
 METADATA_FILE = "cae_fast.classifier.json"
@@ -74,13 +74,13 @@ def _build(
     return classifier
 
 
-def _parse_metadata(path: Path, text: str | bytes | None) -> dict[str, Any]:
+def parse_metadata(path: Path, text: str | bytes | None) -> dict[str, Any]:
     """The JSON that cae_fast writes into classifier files; empty for other files."""
     if not text:
         return {}
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise ClassifierError(f"{path}: its {METADATA_KEY} metadata is not a JSON object")
@@ -156,7 +156,7 @@ def _load_onnx(path: Path, options: Mapping[str, Any]) -> Classifier:
         raise ClassifierError(
             f"{path}: onnxruntime cannot load it ({_first_line(error)})"
         ) from error
-    said = _parse_metadata(
+    said = parse_metadata(
         path, network.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     )
     return _fit_input(path, network, network.shape, said, options, files)
@@ -209,7 +209,7 @@ def _load_exported(path: Path, options: Mapping[str, Any]) -> Classifier:
         raise ClassifierError(
             f"{path}: torch.export cannot load it ({_first_line(error)})"
         ) from error
-    said = _parse_metadata(path, extra.get(METADATA_FILE))
+    said = parse_metadata(path, extra.get(METADATA_FILE))
     shape = _exported_input(program)
     # An exported module refuses eval(): call it as a plain function.
     return _fit_input(
@@ -235,10 +235,11 @@ def _load_torchscript(path: Path, options: Mapping[str, Any]) -> Classifier:
         "save it with torch.jit.script(model).save(...), torch.export.save(...) or "
         "torch.onnx.export(...)"
     )
-    if not zipfile.is_zipfile(path):
-        raise refusal
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except DAMAGE:
+        raise refusal from None
     if not any(n.endswith("/constants.pkl") for n in names) or not any(
         "/code/" in n for n in names
     ):
@@ -248,7 +249,7 @@ def _load_torchscript(path: Path, options: Mapping[str, Any]) -> Classifier:
         network = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     except Exception as error:
         raise ClassifierError(f"{path}: torch.jit cannot load it ({_first_line(error)})") from error
-    return _build(path, network, _parse_metadata(path, extra.get(METADATA_FILE)), options, (path,))
+    return _build(path, network, parse_metadata(path, extra.get(METADATA_FILE)), options, (path,))
 
 
 def _load_function(spec: str, options: Mapping[str, Any]) -> Classifier:

@@ -36,6 +36,10 @@ class MissingExtra(ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
+class ExtensionMissing(ImportError):
+    """The compiled extension is not built, or not for this interpreter; the message says so."""
+
+
 def missing_extra(extra: str, package: str) -> MissingExtra:
     """Builds the error for an optional package that is not installed.
 

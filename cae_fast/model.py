@@ -359,7 +359,8 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray
         with safetensors.safe_open(file, framework="numpy") as opened:
             recorded = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
+    # AttributeError: a dtype that NumPy has not, such as float8.
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelFileError(f"{file}: not a readable safetensors file ({error})") from None
     if METADATA_KEY not in recorded:
         raise ModelFileError(
@@ -368,7 +369,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray
         )
     try:
         metadata = json.loads(recorded[METADATA_KEY])
-    except ValueError:
+    except (ValueError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):
         raise ModelFileError(f"{file}: its metadata is not valid JSON")

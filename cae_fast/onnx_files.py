@@ -7,6 +7,7 @@ in the runtime is needed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,12 +48,12 @@ def external_files(path: Path) -> tuple[Path, ...]:
         locations = set(_locations(data, "model", 0))
     except _Malformed:
         raise ClassifierError(f"{path}: not an ONNX file, or a damaged or truncated one") from None
-    folder = path.resolve().parent
+    folder = Path(os.path.realpath(path)).parent  # Path.resolve raises for links in a circle
     files = set()
     for location in locations:
         if not location or "\0" in location:
             raise ClassifierError(f"{path}: names external data {location!r}, expected a file name")
-        file = (folder / location).resolve()
+        file = Path(os.path.realpath(folder / location))
         if not file.is_relative_to(folder):
             raise ClassifierError(
                 f"{path}: names external data {location!r}, outside the model's folder: refused"

@@ -12,12 +12,24 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import ClassifierError
 
+#: What `zipfile` raises for damaged archives: bad names, offsets before the file's start, records
+#: marked as encrypted or of a compression that is not theirs.
+DAMAGE = (
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    zlib.error,
+)
 MAX_BYTES = 4 * 1024**3
 _TARGET = re.compile(r"(torch\.ops\.\w+\.\w+(\.\w+)?|_operator\.\w+|math\.\w+|torch\._?sym_\w+)")
 _WORD = re.compile(r"[A-Za-z_]\w*")
@@ -84,7 +96,9 @@ def check_archive(path: Path, torch: Any) -> None:
             if sum(info.file_size for info in archive.infolist()) > MAX_BYTES:
                 raise ClassifierError(f"{path}: expands to more than {MAX_BYTES} bytes: refused")
             _check_records(path, archive, torch)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except ClassifierError:
+        raise
+    except DAMAGE as error:
         raise ClassifierError(
             f"{path}: not a torch.export archive, or a damaged one ({error})"
         ) from None

@@ -251,6 +251,9 @@ def test_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cf.CodeBank.load(tmp_path / "bank.json")
     with pytest.raises(cf.BankError, match=r"a \.parquet or \.csv file"):
         make_bank().save(tmp_path / "bank.json")
+    (tmp_path / "bank.csv").write_text(f"# cae_fast-bank {'[' * 100_000}\nname\n")
+    with pytest.raises(cf.BankError, match="not valid JSON"):
+        cf.CodeBank.load(tmp_path / "bank.csv")
     (tmp_path / "bank.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(cf.BankError, match="UTF-8"):
         cf.CodeBank.load(tmp_path / "bank.csv")

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import zipfile
@@ -153,8 +154,10 @@ def test_onnx_external_data_in_a_subgraph_is_seen(tmp_path: Path) -> None:
 
 
 def test_onnx_external_data_missing(tmp_path: Path) -> None:
-    with pytest.raises(cf.ClassifierError, match=r"'absent.bin' is missing"):
-        cf.Classifier.load(write_onnx(tmp_path / "c.onnx", external="absent.bin"))
+    (tmp_path / "circle.bin").symlink_to("circle.bin")
+    for name in ("absent.bin", "circle.bin"):
+        with pytest.raises(cf.ClassifierError, match=rf"'{name}' is missing"):
+            cf.Classifier.load(write_onnx(tmp_path / "c.onnx", external=name))
 
 
 def test_onnx_damaged(tmp_path: Path) -> None:
@@ -175,6 +178,7 @@ def test_onnx_damaged(tmp_path: Path) -> None:
         ({"shape": (8, 8, 1)}, "expected .N, C, H, W."),
         ({"shape": (64,)}, "expected .N, C, H, W."),
         ({"metadata": "{"}, "not a JSON object"),
+        ({"metadata": "[" * 100_000}, "not a JSON object"),
         ({"metadata": '["a"]'}, "not a JSON object"),
         ({"metadata": '{"labels": ["a"]}'}, "labels"),
         ({"metadata": '{"outputs": "x"}'}, "outputs"),
@@ -270,7 +274,20 @@ def test_exported_with_pickles_or_code_is_refused_unread(tmp_path: Path) -> None
 def test_exported_damaged(tmp_path: Path) -> None:
     data = write_exported(tmp_path / "good.pt2").read_bytes()
     bad = tmp_path / "bad.pt2"
-    for case in (b"", b"garbage", data[:100], data[: len(data) // 2], data[:-30]):
+    cases = [b"", b"garbage", data[:100], data[: len(data) // 2], data[:-30]]
+    entry = data.rindex(b"PK\1\2", 0, data.rindex(b"models/model.json"))  # of the directory
+    for at, value in (
+        (entry + 8, 1),  # said to be encrypted
+        (entry + 10, 8),  # said to be deflated
+        (entry + 46, 0xFF),  # a name that is no UTF-8, which the next byte says it is
+        (entry + 42 + 3, 0x7F),  # a record far behind the end
+    ):
+        broken = bytearray(data)
+        broken[at] = value
+        if at == entry + 46:
+            broken[entry + 9] |= 8
+        cases.append(bytes(broken))
+    for case in cases:
         bad.write_bytes(case)
         with pytest.raises(cf.ClassifierError, match=r"bad\.pt2"):
             cf.Classifier.load(bad)
@@ -300,6 +317,11 @@ def test_pickles_are_refused_unread(tmp_path: Path) -> None:
     with pytest.raises(cf.ClassifierError, match="pickled modules are never loaded"):
         cf.Classifier.load(path)
     torch.save(Linear(), path)
+    with pytest.raises(cf.ClassifierError, match="pickled modules are never loaded"):
+        cf.Classifier.load(path)
+    # The last record of a zip archive, and none of what it points to.
+    path.write_bytes(bytes(200) + b"PK\5\6" + struct.pack("<4H2LH", 0, 0, 3, 3, 100, 100, 0))
+    assert zipfile.is_zipfile(path)
     with pytest.raises(cf.ClassifierError, match="pickled modules are never loaded"):
         cf.Classifier.load(path)
     # A pickle dressed as TorchScript: torch's own reader of it knows no Python objects.

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +19,24 @@ from PIL import Image
 
 import cae_fast as cf
 from cae_fast.authors import authors_names
+from cae_fast.cli.explaining import _class_of
 from cae_fast.testing import toy_model
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return make_workspace(tmp_path_factory.mktemp("workspace"))
+
+
+def model_of_the_folders(workspace: Workspace, path: Path) -> cf.CAE:
+    """The workspace's model with the class names of its folders, also as a file."""
+    named = cf.CAE.load(workspace.model)
+    names = ["class 0", "class 1", "class 2"]
+    model = cf.CAE(
+        cf.CAEConfig.from_dict(named.config.to_dict() | {"class_names": names}), named.weights
+    )
+    model.save(path)
+    return model
 
 
 def test_explain_writes_what_the_functions_say(workspace: Workspace, tmp_path: Path) -> None:
@@ -126,11 +140,7 @@ def test_encode_equals_the_bank_of_the_functions(
 ) -> None:
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
-    # The folder's class names are not the model's; a model without names takes any.
-    named = cf.CAE.load(workspace.model)
-    config = cf.CAEConfig.from_dict(named.config.to_dict() | {"class_names": []})
-    plain = cf.CAE(config, named.weights)
-    plain.save(tmp_path / "plain.safetensors")
+    plain = model_of_the_folders(workspace, tmp_path / "plain.safetensors")
     out = tmp_path / "new" / f"bank{suffix}"
     done = cae_fast(
         "encode",
@@ -150,6 +160,57 @@ def test_encode_equals_the_bank_of_the_functions(
     assert bank.thumbnails is not None
     assert done.json["images"] == len(dataset)
     assert done.json["model_sha256"] == plain.sha256
+
+
+def test_encode_leaves_out_what_cannot_be_read(workspace: Workspace, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(workspace.data, data)
+    model_of_the_folders(workspace, tmp_path / "plain.safetensors")
+    files = sorted((data / "train").rglob("*.png"))
+    files[0].write_bytes(b"x")
+    (data / "train" / "class 1" / "notes.txt").write_text("no image by its name")
+    encode = ("encode", str(tmp_path / "plain.safetensors"), str(data), "--out")
+    done = cae_fast(*encode, str(tmp_path / "bank.csv"), "--json")
+    assert done.code == 0, done.err
+    name = files[0].relative_to(data).as_posix()
+    assert done.err.startswith(f"cae-fast: rejected {name}: ")
+    assert done.err.count("\n") == 1
+    assert list(done.json["rejected"]) == [name]
+    assert done.json["images"] == len(files) - 1 == len(cf.CodeBank.load(tmp_path / "bank.csv"))
+    assert [line.partition(":")[0] for line in done.json["ignored"]] == ["train/class 1/notes.txt"]
+    printed = cae_fast(*encode, str(tmp_path / "again.csv")).out
+    assert "passed over 1 " in printed
+    assert "notes.txt" in printed
+    for file in files:
+        file.write_bytes(b"x")
+    done = cae_fast(*encode, str(tmp_path / "new" / "none.csv"))
+    assert done.code == 2
+    assert "no readable images" in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_leaves_no_folders(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "file")
+
+    monkeypatch.setattr("cae_fast.bank_files.write_bank", fail)
+    (tmp_path / "mine").mkdir()
+    model_of_the_folders(workspace, tmp_path / "mine" / "plain.safetensors")
+    files = (str(tmp_path / "mine" / "plain.safetensors"), str(workspace.data))
+    done = cae_fast("encode", *files, "--out", str(tmp_path / "mine" / "new" / "deep" / "b.csv"))
+    assert done.code == 1
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["plain.safetensors"]
+
+
+def test_target_is_a_name_or_else_an_index(workspace: Workspace, tmp_path: Path) -> None:
+    done = cae_fast(*workspace.explain(tmp_path / "one", "--target", "1", "--json"))
+    assert done.code == 0, done.err
+    assert {row["target_class"] for row in done.json["explanations"]} == {CLASS_NAMES[1]}
+    assert _class_of("1", ("2", "1", "0")) == "1"
+    assert _class_of("1", ("a", "b")) == 1
 
 
 def test_class_names_that_disagree_are_both_listed(workspace: Workspace, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -150,6 +151,18 @@ def test_garbage_files(tmp_path: Path, content: bytes) -> None:
         cf.CAE.load(path)
 
 
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "BF16"])
+def test_dtypes_that_numpy_has_not(tmp_path: Path, dtype: str) -> None:
+    """Other frameworks write them; they are refused."""
+    size = 2 if dtype == "BF16" else 1
+    tensor = {"dtype": dtype, "shape": [1], "data_offsets": [0, size]}
+    header = json.dumps({"x": tensor}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(cf.ModelFileError, match=r"model\.safetensors: "):
+        cf.CAE.load(path)
+
+
 def test_every_truncation_is_refused(saved: tuple[cf.CAE, Path], tmp_path: Path) -> None:
     """A file cut short anywhere is refused."""
     data = saved[1].read_bytes()
@@ -174,6 +187,7 @@ def test_foreign_files(tmp_path: Path) -> None:
         ('{"format": 99}', "format version 99"),
         ("[1]", "not valid JSON"),
         ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ('{"format": 1}', "lacks the configuration"),
         ('{"format": 1, "config": {"image_siz": 16}}', "did you mean 'image_size'"),
     ):

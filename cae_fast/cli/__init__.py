@@ -20,6 +20,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
+    # Pillow's remarks on a damaged file: the error or the rejected row says what is wrong with it.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     app(prog_name=PROGRAM)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +31,9 @@ def explain(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
     target: Annotated[
         str | None,
-        typer.Option(metavar="CLASS|any", help="Class to reach; by default the runner-up."),
+        typer.Option(
+            metavar="CLASS|any", help="Class to reach, its name or index; by default the runner-up."
+        ),
     ] = None,
     path: Annotated[str, typer.Option(help="Kind of path: line.")] = "line",
     tolerance: Annotated[float, typer.Option(help="Width of the bracket around the flip.")] = 1
@@ -68,7 +71,7 @@ def explain(
             explainer,
             images,
             out,
-            target=target,
+            target=_class_of(target, explainer.class_names),
             path=path,
             tolerance=tolerance,
             k=k,
@@ -145,6 +148,13 @@ def _print_explanation(printed: Output, result: Explanation, out: Path) -> None:
             "explanations": rows,
         }
     )
+
+
+def _class_of(target: str | None, class_names: Sequence[str]) -> str | int | None:
+    """What `--target` says: a name where there is one of that spelling, else an index."""
+    if target is None or target in class_names or not target.isdecimal():
+        return target
+    return int(target)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

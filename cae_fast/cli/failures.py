@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from cae_fast.errors import BackendUnavailable, MissingExtra
+import errno
+
+from cae_fast.errors import BackendUnavailable, ExtensionMissing, MissingExtra
 
 EXIT_MACHINE = 1
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-# Files that are missing, in the way or not allowed are the caller's to mend; other errors of the
-# operating system (no space, file too large, input/output error) are the machine's.
+# Files that are missing, in the way or not allowed, and names that no file can have, are the
+# caller's to mend; other errors of the operating system (no space, file too large, input/output
+# error) are the machine's.
 _PATH_ERRORS = (
     FileNotFoundError,
     FileExistsError,
@@ -18,6 +21,9 @@ _PATH_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
+_PATH_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP)
+# How torch's allocator for the CPU says it, as a plain RuntimeError.
+_TORCH_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "not enough memory")
 
 
 def describe(error: BaseException) -> tuple[int, str] | None:
@@ -27,17 +33,29 @@ def describe(error: BaseException) -> tuple[int, str] | None:
         The pair; None for an error that is neither the caller's nor the machine's: a defect of the
         program, which keeps its traceback.
     """
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _out_of_memory(error):
         return (
             EXIT_MACHINE,
             "out of memory: use a smaller --max-batch or --batch-size, or smaller images",
         )
     if isinstance(error, OSError) and not isinstance(error, ValueError):
-        code = EXIT_INPUT if isinstance(error, _PATH_ERRORS) else EXIT_MACHINE
-        return code, _os_message(error)
-    if isinstance(error, (ValueError, BackendUnavailable, MissingExtra)):
+        callers = isinstance(error, _PATH_ERRORS) or error.errno in _PATH_NUMBERS
+        return EXIT_INPUT if callers else EXIT_MACHINE, _os_message(error)
+    if isinstance(error, (ValueError, BackendUnavailable, ExtensionMissing, MissingExtra)):
         return EXIT_INPUT, _one_line(str(error)) or type(error).__name__
     return None
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, here or in what the error was made of."""
+    if error is None:
+        return False
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(t in str(error) for t in _TORCH_MEMORY))
+        or _out_of_memory(error.__cause__)
+    )
 
 
 def _os_message(error: OSError) -> str:

@@ -11,6 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from cae_fast.cli.output import AsJson, Output, Quiet, output_file
+from cae_fast.folders import made_parents
+
+_IGNORED_PRINTED = 3
 
 Data = Annotated[
     Path,
@@ -18,7 +21,6 @@ Data = Annotated[
         metavar="DATA", help="Folder of images: DIR/{train,test}/{class}/* or DIR/{class}/*."
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Device = Annotated[str, typer.Option(help='"auto", "cpu", "cuda" or "cuda:1".')]
 
 
@@ -53,7 +55,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")
     ] = False,
-    overwrite: Overwrite = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Start anew: remove an earlier run's own files in RUN."),
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -88,7 +93,9 @@ def train_classifier(
     augment: Annotated[str, typer.Option(help="none, flip or dihedral.")] = "flip",
     seed: Annotated[int, typer.Option(help="Of weights, order and the split.")] = 0,
     device: Device = "auto",
-    overwrite: Overwrite = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace FILE.pt2 and FILE.onnx.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -132,7 +139,8 @@ def import_checkpoint(
     output_file(out, (".safetensors",))
     names = tuple(name.strip() for name in class_names.split(",")) if class_names else ()
     model = CAE.from_authors(checkpoint, image_size=image_size, class_names=names)
-    model.save(out)
+    with made_parents(out):
+        model.save(out)
     printed = Output(quiet=quiet, as_json=as_json)
     printed.line(f"{out}: sha256 {model.sha256}")
     printed.result({"model": str(out), "sha256": model.sha256, "config": model.config.to_dict()})
@@ -156,11 +164,13 @@ def encode(
 ) -> None:
     """Write the code bank: name, group, class code, label and predicted class of each image."""
     from cae_fast.bank import CodeBank
+    from cae_fast.bank_files import check_bank_name
     from cae_fast.classifier import Classifier
     from cae_fast.data import ImageDataset
     from cae_fast.model import CAE
 
     output_file(out, (".parquet", ".csv"))
+    check_bank_name(out)
     printed = Output(quiet=quiet, as_json=as_json)
     dataset = ImageDataset.from_folder(data, split=None if split == "all" else split)
     with printed.progress("encoding") as moved:
@@ -171,9 +181,17 @@ def encode(
             thumbnails=thumbnails,
             backend=backend,
             batch=max_batch,
+            on_error="collect",
             on_progress=moved,
         )
-    bank.save(out)
+    with made_parents(out):
+        bank.save(out)
+    for name, reason in bank.skipped.items():
+        printed.warn(f"rejected {name}: {reason}")
+    if dataset.ignored:
+        shown = "; ".join(dataset.ignored[:_IGNORED_PRINTED])
+        more = "; ..." if len(dataset.ignored) > _IGNORED_PRINTED else ""
+        printed.line(f"passed over {len(dataset.ignored)} in {data}: {shown}{more}")
     printed.line(f"{out}: {len(bank)} images, {bank.code_dim} numbers each")
     if classifier is not None:
         usable = int(bank.usable.sum())
@@ -187,6 +205,8 @@ def encode(
             "class_names": list(bank.class_names),
             "sha256": bank.sha256,
             "model_sha256": bank.model_sha256,
+            "rejected": bank.skipped,
+            "ignored": list(dataset.ignored),
         }
     )
 

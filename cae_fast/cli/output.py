@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from cae_fast.folders import check_parent
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -97,18 +98,16 @@ class Output:
             yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def output_file(path: Path, suffixes: Sequence[str]) -> Path:
-    """Check the name of an output file before long work, and make its folder.
+def output_file(path: Path, suffixes: Sequence[str]) -> None:
+    """Check the name of an output file before long work; its folder need not exist.
 
     Raises:
-        ValueError: The name is a folder's, or ends in none of `suffixes`.
+        ValueError: The name is a folder's, ends in none of `suffixes`, or lies in a folder that
+            cannot be written to.
+        OSError: No file can have that name.
     """
     if path.is_dir():
         raise ValueError(f"--out {path}: is a folder, wanted the name of a file to write")
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"--out {path}: wanted a name that ends in {' or '.join(suffixes)}")
-    if not path.parent.exists():
-        path.parent.mkdir(parents=True)
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"--out {path}: the folder {path.parent} cannot be written to")
-    return path
+    check_parent(path)

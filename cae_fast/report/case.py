@@ -11,15 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-STATUSES = (
-    "flipped",
-    "not_flipped",
-    "already_target",
-    "reconstruction_flips",
-    "non_finite",
-    "rejected",
-)
-
 # Short labels for badges, totals and tables.
 STATUS_LABELS: Mapping[str, str] = {
     "flipped": "Flipped",
@@ -195,8 +186,8 @@ def sentence(case: Case) -> str:
         )
     if case.status == "non_finite":
         return (
-            "Pixels or classifier outputs were not finite numbers (NaN or infinity), so nothing "
-            "can be said about this image."
+            "Classifier outputs, codes or decoded pixels were not finite numbers (NaN or "
+            "infinity), so nothing can be said about this image."
         )
     why = f": {case.reason}" if case.reason else ""
     return f"The input was refused{why}."

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from ..class_names import agree
 from ..classifier import Classifier
-from ..classifier_files import METADATA_FILE
+from ..classifier_files import METADATA_FILE, parse_metadata
 from ..errors import ClassifierError
 from ..pt2_files import check_archive
 from .pipeline import ImageStore
@@ -122,8 +121,8 @@ def load_critic(
     except Exception as error:  # torch raises many kinds
         reason = str(error).partition("\n")[0]
         raise ClassifierError(f"{file}: torch.export cannot load it ({reason})") from error
-    said = json.loads(extra[METADATA_FILE] or "{}")
-    if not isinstance(said, dict) or not {"labels", "size", "channels"} <= set(said):
+    said = parse_metadata(file, extra[METADATA_FILE])
+    if not {"labels", "size", "channels"} <= set(said):
         raise ClassifierError(f"{file}: not written by train-classifier, which a critic must be")
     agree({"data": class_names, "critic": said["labels"]}, error=ClassifierError)
     if said["channels"] != channels:

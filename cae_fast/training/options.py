@@ -115,7 +115,8 @@ class TrainOptions:
         checkpoint_every: Steps between checkpoints; None: a twentieth of the run.
         resume: Continue the run in `out` from its last checkpoint, exactly. `steps` may be raised:
             learning rates then follow the new length from there on.
-        overwrite: Replace what lies in `out`.
+        overwrite: Start anew in an `out` that is not empty: an earlier run's own files are removed,
+            other files stay.
         quiet: Print nothing but warnings.
     """
 

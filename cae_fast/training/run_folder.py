@@ -33,7 +33,7 @@ _FREE |= {"steps"}  # a run may be made longer; its rates then follow the new le
 
 
 def prepare_run(out: Path, options: TrainOptions, config: CAEConfig, *, write: bool) -> None:
-    """Makes the folders and config.json; with `overwrite`, removes what an earlier run left.
+    """Makes the folders and config.json; with `overwrite`, removes an earlier run's own files.
 
     Args:
         out: Folder of the run.
