@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ..data import ImageDataset
 from ..errors import CAEError
-from .classifier_export import write_onnx, write_pt2
+from ..folders import check_parent, made_parents
+from .classifier_export import import_onnx, write_onnx, write_pt2
 from .classifier_network import ResidualClassifier
 from .devices import choose_device
 from .journal import console_line
@@ -75,12 +76,14 @@ def train_classifier(
 
     Raises:
         ValueError: Data or options do not fit.
+        MissingExtra: onnx, onnxscript or onnxruntime is not installed.
         OSError: The file system refused.
 
     Warns:
         UserWarning: The network is no better than chance on the validation images.
     """
     files = _output_files(options)
+    import_onnx()
     splits = read_splits(options.data, options.validation_fraction, options.seed)
     size = options.image_size or probe_size(splits.train, _LARGEST_DEFAULT_SIZE)
     channels = options.in_channels or probe_channels(splits.train)
@@ -112,16 +115,15 @@ def train_classifier(
             "torch": torch.__version__,
         },
     }
-    write_pt2(network, files[0], metadata)
-    write_onnx(network, files[1], metadata)
+    with made_parents(files[0]):
+        write_pt2(network, files[0], metadata)
+        write_onnx(network, files[1], metadata)
     return ClassifierFiles(*files, accuracy=accuracy, class_names=names)
 
 
 def _output_files(options: ClassifierOptions) -> tuple[Path, Path]:
     out = Path(options.out)
-    if out.parent.exists() and not out.parent.is_dir():
-        raise CAEError(f"{out.parent} is a file, expected a folder to write {out.name} into")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_parent(out)
     files = (out.with_suffix(".pt2"), out.with_suffix(".onnx"))
     for file in files:
         if file.is_dir():

@@ -40,14 +40,29 @@ def write_pt2(network: torch.nn.Module, path: Path, metadata: Mapping[str, Any])
         dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65_536)},),
     )
     with atomic_write(path) as temporary:
-        torch.export.save(
-            program, temporary, extra_files={METADATA_FILE: json.dumps(dict(metadata))}
-        )
+        archive = io.BytesIO()  # torch's own file writer aborts the process on a full disk
+        torch.export.save(program, archive, extra_files={METADATA_FILE: json.dumps(dict(metadata))})
+        temporary.write_bytes(archive.getbuffer())
         written = torch.export.load(temporary).module()
         for batch in _BATCHES:
             images = _images(metadata, batch)
             with torch.no_grad():
                 _compare(path, network(images).numpy(), written(images).numpy())
+
+
+def import_onnx() -> tuple[Any, Any]:
+    """The modules onnx and onnxruntime; to be called before long work as well.
+
+    Raises:
+        MissingExtra: onnx, onnxscript or onnxruntime is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch.onnx.export needs it
+    except ImportError as error:
+        raise missing_extra("train", error.name or "onnx") from error
+    return onnx, onnxruntime
 
 
 def write_onnx(network: torch.nn.Module, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -62,12 +77,7 @@ def write_onnx(network: torch.nn.Module, path: Path, metadata: Mapping[str, Any]
         ClassifierError: The exported network does not compute what the network does.
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401 - torch.onnx.export needs it
-    except ImportError as error:
-        raise missing_extra("train", error.name or "onnx") from error
+    onnx, onnxruntime = import_onnx()
     with _silenced():
         program = torch.onnx.export(
             network,
