@@ -92,7 +92,8 @@ class _Run:
         if options.critic is not None:
             self.critic = judges.load_critic(options.critic, names, channels, self.device)
         self.out = Path(options.out)
-        check_output_directory(self.out, overwrite=options.overwrite, resume=options.resume)
+        if processes.first:  # the others may come when the first has begun to write
+            check_output_directory(self.out, overwrite=options.overwrite, resume=options.resume)
         self.store = ImageStore(
             splits.train, options.image_size, channels, cache_bytes=options.cache_bytes
         )
