@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import resource
@@ -28,6 +29,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return make_workspace(tmp_path_factory.mktemp("workspace"))
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    """The error as `raise error from cause` leaves it."""
+    error.__cause__ = cause
+    return error
+
+
 def one_line(text: str) -> bool:
     return text.startswith("cae-fast: ") and text.count("\n") == 1 and "Traceback" not in text
 
@@ -38,6 +45,18 @@ def test_every_verb_has_help(verb: str) -> None:
     assert done.code == 0
     for option in ("--quiet", "--json", "--help"):
         assert option in done.out
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("train", "remove an earlier run's own files"),
+        ("train-classifier", "Replace FILE.pt2 and FILE.onnx"),
+        ("explain", "Replace what is in DIR"),
+    ],
+)
+def test_help_says_what_overwrite_removes(verb: str, words: str) -> None:
+    assert words in " ".join(cae_fast(verb, "--help").out.split())
 
 
 @pytest.mark.parametrize(
@@ -78,6 +97,8 @@ def test_wrong_usage_is_2_and_one_line(
     ("change", "words"),
     [
         (["--target", "square"], "square"),
+        (["--target", "3"], "0..2"),
+        (["--target", "-1"], "'-1'"),
         (["--tolerance", "0"], "tolerance"),
         (["--tolerance", "nan"], "tolerance"),
         (["--k", "0"], "k must be"),
@@ -191,6 +212,72 @@ def test_one_bad_image_among_many_is_a_rejected_row(workspace: Workspace, tmp_pa
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("verb", ["encode", "import-checkpoint", "train", "train-classifier"])
+def test_a_failure_leaves_no_folders(workspace: Workspace, tmp_path: Path, verb: str) -> None:
+    arguments, file = {
+        "encode": ((str(workspace.model), "missing"), "bank.csv"),
+        "import-checkpoint": (("missing.pt",), "model.safetensors"),
+        "train": (("missing",), "run"),
+        "train-classifier": (("missing",), "classifier.onnx"),
+    }[verb]
+    done = cae_fast(verb, *arguments, "--out", str(tmp_path / "new" / "deep" / file))
+    assert done.code == 2
+    assert "missing" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_of_an_output_are_checked_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "circle").symlink_to("circle")
+    for parent, words in (
+        ("file", "file is a file"),
+        ("file/deep", "file is a file"),
+        ("circle/deep", os.strerror(errno.ELOOP)),
+        ("x" * 300, os.strerror(errno.ENAMETOOLONG)),
+    ):
+        out = tmp_path / parent / "model.safetensors"
+        done = cae_fast("import-checkpoint", "missing.pt", "--out", str(out))
+        assert done.code == 2
+        assert one_line(done.err), done.err
+        assert words in done.err
+
+
+def test_parquet_without_pyarrow_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    out = tmp_path / "new" / "bank.parquet"
+    done = cae_fast("encode", "missing.safetensors", "missing", "--out", str(out))
+    assert done.code == 2
+    assert "cae_fast[parquet]" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_extension_is_2_and_one_line(workspace: Workspace, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['cae_fast._C'] = None\n"
+        "from cae_fast.cli import main\n"
+        f"sys.argv = ['cae-fast', *{workspace.explain(tmp_path / 'out')!r}]\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert one_line(done.stderr), done.stderr
+    assert "pip install ." in done.stderr
+
+
+def test_remarks_of_pillow_are_not_printed(workspace: Workspace, tmp_path: Path) -> None:
+    written = io.BytesIO()
+    Image.new("L", (16, 16)).save(written, "TIFF")
+    (tmp_path / "cut.tif").write_bytes(written.getvalue()[:60])
+    arguments = workspace.explain(tmp_path / "out", images=tmp_path / "cut.tif")
+    command = [sys.executable, "-m", "cae_fast", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert one_line(done.stderr), done.stderr
+    assert "cut.tif" in done.stderr
+
+
 def test_full_disk_is_1_and_leaves_nothing(workspace: Workspace, tmp_path: Path) -> None:
     def limit_file_size() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -213,9 +300,15 @@ def test_full_disk_is_1_and_leaves_nothing(workspace: Workspace, tmp_path: Path)
     ("error", "code"),
     [
         (MemoryError(), 1),
+        (RuntimeError("x.cpp: DefaultCPUAllocator: can't allocate memory: you tried 1 B\nat"), 1),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 B"), 1),
+        (caused(cf.ClassifierError("it raised"), MemoryError()), 1),
         (OSError(errno.ENOSPC, "No space left on device", "file"), 1),
         (PermissionError(errno.EACCES, "Permission denied", "file"), 2),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "file"), 2),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "file"), 2),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links", "file"), 2),
+        (cf.ExtensionMissing("not built"), 2),
         (cf.MissingExtra("torch is needed"), 2),
         (cf.BackendUnavailable("no GPU"), 2),
         (ValueError("two\nlines"), 2),

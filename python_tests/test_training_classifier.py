@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,6 +204,43 @@ def test_critic_guides_training_and_stays_as_it_is(
     promises = cf.CAE.load(path).provenance["promises"]["validation"]
     assert promises["judge"] == "classifier.onnx"
     assert trained.pt2.read_bytes() == before
+
+
+@pytest.mark.parametrize("said", ["", "{", "[" * 100_000, '["labels", "size", "channels"]', "{}"])
+def test_critic_with_other_metadata_is_refused(
+    trained: ClassifierFiles, tmp_path: Path, said: str
+) -> None:
+    program = torch.export.load(trained.pt2)
+    extra = {"cae_fast.classifier.json": said}
+    torch.export.save(program, tmp_path / "critic.pt2", extra_files=extra)
+    with pytest.raises(ClassifierError, match=r"critic\.pt2: .*(not a JSON|train-classifier)"):
+        load_critic(tmp_path / "critic.pt2", CLASSES, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_missing_packages_are_found_before_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("cae_fast.training.classifier._fit", lambda *_: pytest.fail("trained"))
+    with pytest.raises(cf.MissingExtra, match=rf"{package} is needed.*cae_fast\[train\]"):
+        train_classifier(options(data, tmp_path / "new" / "classifier.onnx"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_leaves_no_folders(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    deep = tmp_path / "new" / "deep" / "classifier.onnx"
+    with pytest.raises(ValueError, match="missing"):
+        train_classifier(options(tmp_path / "missing", deep))
+    monkeypatch.setattr("cae_fast.training.classifier.write_pt2", fail)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        train_classifier(options(data, deep, epochs=1))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_critic_of_other_classes_or_channels_is_refused(trained: ClassifierFiles) -> None:
