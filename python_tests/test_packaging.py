@@ -103,8 +103,33 @@ def test_missing_extras_exist() -> None:
 
 def test_build_config_says_what_was_built() -> None:
     config = cf.build_config()
-    assert isinstance(config, dict)
-    assert "cuda" in " ".join(config).lower()
+    said = {"compiler", "cxx_flags", "build_type", "cpu_isas", "cuda", "cuda_reason"}
+    assert said | {"cuda_compiler", "cuda_archs", "sanitize"} == set(config)
+    assert re.fullmatch(r"\w+ \d+(\.\d+)*", config["compiler"])
+    assert "-ffast-math" not in config["cxx_flags"].split()
+    assert config["cpu_isas"][0] == "portable"
+    assert bool(config["cuda"]) == (not config["cuda_reason"])
+    assert bool(config["cuda"]) == bool(config["cuda_compiler"]) == bool(config["cuda_archs"])
+
+
+def test_python_of_the_readme_runs(tmp_path: Path) -> None:
+    from cae_fast.demo import model_folder
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    try:
+        folder = model_folder("digits")
+    except cf.CAEError as error:
+        pytest.skip(str(error))
+    pytest.importorskip("onnxruntime")
+    count = len(list((folder / "samples").glob("*.png")))
+    checks = f"import sys\nassert len(result) == {count} > 0\nassert 'torch' not in sys.modules\n"
+    done = subprocess.run(
+        [sys.executable, "-c", block + checks], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "flipped" in done.stdout
+    assert (tmp_path / "explanation.html").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))

@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from explain_cases import World, constant
 
+import cae_fast as cf
 from cae_fast import reference
+from cae_fast.colors import to_rgb
 from cae_fast.saliency import difference_saliency, resize_map
+from cae_fast.testing import random_images, toy_model
 
 
 def test_a_case_worked_by_hand() -> None:
@@ -68,3 +75,55 @@ def test_resized_maps_stay_in_range_and_place() -> None:
 def test_wrong_sizes(shape: tuple[int, ...], height: int, width: int) -> None:
     with pytest.raises(ValueError, match="must be"):
         resize_map(np.zeros(shape), height, width)
+
+
+def test_a_decoder_that_ignores_the_code() -> None:
+    """Equal pictures all along the path: zeros, no division by them, and an overlay."""
+    world = World(4)
+    zeros = {
+        name: np.zeros_like(weight) if name.startswith("modulation.linear2") else weight
+        for name, weight in world.model.weights.items()
+    }
+    explainer = cf.Explainer(cf.CAE(world.model.config, zeros), constant([1, 0, 0]))
+    found = explainer.explain(world.images, 1, world.ends)
+    assert set(found.status) == {"not_flipped"}
+    assert (found.difference == 0).all()
+    assert (found.saliency == 0).all()
+    shown = cf.overlay(found.images, found.saliency)
+    np.testing.assert_array_equal(shown, to_rgb(world.images))
+    assert "NaN" not in found.to_json()
+    assert "nan" not in found._repr_html_()
+
+
+class Brightening:
+    """A backend whose decoder returns the image, brighter by the code: a constant difference."""
+
+    name, device, dtype, max_batch = "stub", "cpu", "float32", 4
+
+    def encode(self, images: Any) -> tuple[Any, Any]:
+        return images, np.zeros((len(images), 4), np.float32)
+
+    def session(self, individual: Any, vertices: Any, grid: int) -> Any:
+        gain = vertices[:, 1, 0, None, None, None] / np.float32(grid)
+
+        def decode(index: Any, step: Any) -> Any:
+            return individual[index] + gain[index] * step[:, None, None, None].astype(np.float32)
+
+        return SimpleNamespace(decode=decode)
+
+
+def test_a_constant_difference_is_a_map_of_ones() -> None:
+    model = toy_model()
+    image = random_images(model.config, 1) * np.float32(0.5)
+
+    def bright(pictures: Any) -> Any:
+        gain = pictures.mean(axis=(1, 2, 3)) - image.mean()
+        return np.stack([np.zeros_like(gain), gain - 0.1, np.full_like(gain, -9)], axis=1)
+
+    explainer = cf.Explainer(model, bright)
+    explainer.backend = Brightening()  # type: ignore[assignment]
+    found = explainer.explain(image, 1, np.full((1, 4), 0.25, np.float32))
+    assert found.status.tolist() == ["flipped"]
+    np.testing.assert_allclose(found.difference, 0.1, atol=2e-3)
+    np.testing.assert_allclose(found.saliency, 1, atol=1e-5)
+    assert cf.overlay(image, found.saliency).shape == (1, 16, 16, 3)
