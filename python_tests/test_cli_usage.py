@@ -52,7 +52,6 @@ def test_every_verb_has_help(verb: str) -> None:
     [
         ("train", "remove an earlier run's own files"),
         ("train-classifier", "Replace FILE.pt2 and FILE.onnx"),
-        ("explain", "Replace what is in DIR"),
     ],
 )
 def test_help_says_what_overwrite_removes(verb: str, words: str) -> None:
