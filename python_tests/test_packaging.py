@@ -112,6 +112,19 @@ def test_build_config_says_what_was_built() -> None:
     assert bool(config["cuda"]) == bool(config["cuda_compiler"]) == bool(config["cuda_archs"])
 
 
+def test_contributing_tells_where_every_module_belongs() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    _, _, after = text.partition("| Subject | Modules |")
+    table = after.partition("\n\n")[0]
+    package = ROOT / "cae_fast"
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__", "__main__"}
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    named = set(re.findall(r"`([a-z]\w*/?|_backend)`", table))
+    assert modules | folders <= named
+    within = {path.stem for path in package.glob("*/*.py")}
+    assert named <= modules | folders | within
+
+
 def test_python_of_the_readme_runs(tmp_path: Path) -> None:
     from cae_fast.demo import model_folder
 
