@@ -60,7 +60,7 @@ def test_lerp_codes_is_exact_at_both_ends(ends: list[float]) -> None:
 # -- path_codes ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vertex_count", [2, 3, 6])
+@pytest.mark.parametrize("vertex_count", [1, 2, 3, 6])
 @pytest.mark.parametrize("points", [0, 1, 33])
 def test_path_codes_agrees_with_reference(vertex_count: int, points: int) -> None:
     grid = 64
