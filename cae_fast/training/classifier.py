@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..data import ImageDataset
 from ..errors import CAEError
-from ..folders import check_parent, made_parents
+from ..files import check_parent, made_parents
 from .classifier_export import import_onnx, write_onnx, write_pt2
 from .classifier_network import ResidualClassifier
 from .devices import choose_device

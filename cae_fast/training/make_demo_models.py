@@ -166,15 +166,18 @@ def _explained(recipe: Recipe, explainer: Explainer, splits: Splits) -> dict[str
         return {}
     config = explainer.model.config
     images = splits.test.load(size=config.image_size, channels=config.in_channels)
-    counted = {"test, towards the runner-up": _statuses(explainer, images, None)}
-    if recipe.name == "digits":
-        threes = images[splits.test.labels == 3]
-        counted["test 3s, towards 8"] = _statuses(explainer, threes, "8")
+    counted = {}
+    for k, exemplars in ((1, "the nearest exemplar"), (10, "the mean of 10 exemplars")):
+        said = f"test images, towards the runner-up, {exemplars}"
+        counted[said] = _statuses(explainer, images, None, k)
+        if recipe.name == "digits":
+            threes = images[splits.test.labels == splits.test.class_names.index("3")]
+            counted[f"test 3s, towards 8, {exemplars}"] = _statuses(explainer, threes, "8", k)
     return counted
 
 
-def _statuses(explainer: Explainer, images: Any, target: str | None) -> dict[str, Any]:
-    result = explainer.explain(images, target=target)
+def _statuses(explainer: Explainer, images: Any, target: str | None, k: int) -> dict[str, Any]:
+    result = explainer.explain(images, target=target, k=k)
     kinds, counts = np.unique(result.status, return_counts=True)
     statuses = {str(kind): int(n) for kind, n in zip(kinds, counts, strict=True)}
     return {"images": len(images), "statuses": statuses}
