@@ -161,9 +161,14 @@ def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -
     """
     final = Path(path)
     check_output_directory(final, overwrite=overwrite)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(final)
-    temporary = Path(tempfile.mkdtemp(prefix=_marker(final), suffix=".tmp", dir=final.parent))
+    with made_parents(final):
+        _sweep(final)
+        temporary = Path(tempfile.mkdtemp(prefix=_marker(final), suffix=".tmp", dir=final.parent))
+        yield from _filled(temporary, final)
+
+
+def _filled(temporary: Path, final: Path) -> Iterator[Path]:
+    """Hands out a temporary folder, then puts it in the place of `final`."""
     with _locked(temporary):
         try:
             yield temporary
@@ -181,14 +186,14 @@ def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -
 
 
 def check_output_directory(
-    path: str | os.PathLike[str], *, overwrite: bool = False, resume: bool = False
+    path: str | os.PathLike[str], *, overwrite: bool = False, resume: bool | None = None
 ) -> None:
     """Refuses an output folder that would mix with what lies there.
 
     Args:
         path: The folder; it need not exist.
         overwrite: Allow a folder that is not empty, to be replaced.
-        resume: Allow a folder that is not empty, to be continued.
+        resume: Allow a folder that is not empty, to be continued; None where nothing can be.
 
     Raises:
         CAEError: `path` is a file, or a non-empty folder and neither flag is set.
@@ -197,6 +202,48 @@ def check_output_directory(
     if folder.exists() and not folder.is_dir():
         raise CAEError(f"{folder} is a file, expected a folder to write into")
     if folder.is_dir() and not (overwrite or resume) and any(folder.iterdir()):
+        go_on = "" if resume is None else "--resume to go on, "
         raise CAEError(
-            f"{folder} is not empty; add --overwrite to replace it or choose another folder"
+            f"{folder} is not empty; add {go_on}--overwrite to replace it, or choose another folder"
         )
+
+
+def check_parent(path: str | os.PathLike[str]) -> None:
+    """Checks that the folder of an output exists or can be made; makes nothing.
+
+    Args:
+        path: Name of the output.
+
+    Raises:
+        CAEError: Something above the output is a file, or a folder that cannot be written to.
+        OSError: A name is too long, or links lead in a circle.
+    """
+    parent = Path(path).absolute().parent
+    nearest = next(folder for folder in (parent, *parent.parents) if os.path.lexists(folder))
+    nearest.stat()  # a link to nothing or to itself, which mkdir would call an existing file
+    if not nearest.is_dir():
+        raise CAEError(f"{path}: {nearest} is a file, wanted a folder to write into")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise CAEError(f"{path}: the folder {nearest} cannot be written to")
+
+
+@contextlib.contextmanager
+def made_parents(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes the folders above an output; those it made go again when the block fails.
+
+    Args:
+        path: Name of the output, to be written in the block.
+
+    Raises:
+        OSError: The file system refused.
+    """
+    parent = Path(path).absolute().parent
+    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):  # not there, or others write into it by now
+                folder.rmdir()
+        raise

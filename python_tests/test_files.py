@@ -161,3 +161,10 @@ def test_kill_at_any_moment_leaves_old_or_new(tmp_path: Path) -> None:
     with atomic_directory(tmp_path / "folder", overwrite=True) as folder:
         (folder / "last").touch()
     assert names(tmp_path) == ["file", "folder"]
+
+
+def test_parents_made_for_a_folder_go_again_when_it_fails(tmp_path: Path) -> None:
+    """A failure leaves no empty folders above the output either."""
+    with pytest.raises(ZeroDivisionError), atomic_directory(tmp_path / "new" / "deep") as folder:
+        (folder / "x").write_text(str(1 // 0))
+    assert names(tmp_path) == []

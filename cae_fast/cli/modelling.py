@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cae_fast.cli.output import AsJson, Output, Quiet, output_file
-from cae_fast.folders import made_parents
+from cae_fast.files import made_parents
 
 _IGNORED_PRINTED = 3
 

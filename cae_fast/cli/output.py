@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cae_fast.folders import check_parent
+from cae_fast.files import check_parent
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -27,7 +27,7 @@ from .journal import console_line
 from .options import ClassifierOptions
 from .pipeline import (
     ImageStore,
-    Splits,
+    LabelledImages,
     augmented,
     probe_channels,
     probe_size,
@@ -92,9 +92,12 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = ResidualClassifier(channels, len(names), options.width).to(device)
-        best = _fit(network, options, splits, size, channels, device, progress)
-    network.load_state_dict(best)
-    network.eval().cpu()
+        train = LabelledImages(ImageStore(splits.train, size, channels), splits.train.labels)
+        held = LabelledImages(
+            ImageStore(splits.validation, size, channels), splits.validation.labels
+        )
+        fit_classifier(network, options, train, held, len(names), progress)
+    network.cpu()
     accuracy: dict[str, Any] = {}
     for name, part in (("validation", splits.validation), ("test", splits.test)):
         if part is not None and len(part):
@@ -133,19 +136,29 @@ def _output_files(options: ClassifierOptions) -> tuple[Path, Path]:
     return files
 
 
-def _fit(
+def fit_classifier(
     network: ResidualClassifier,
     options: ClassifierOptions,
-    splits: Splits,
-    size: int,
-    channels: int,
-    device: torch.device,
+    train: LabelledImages,
+    held: LabelledImages,
+    num_classes: int,
     progress: ClassifierProgress | None,
-) -> dict[str, Tensor]:
-    """Trains with early stopping; gives the best weights."""
-    store = ImageStore(splits.train, size, channels)
-    held = ImageStore(splits.validation, size, channels)
-    labels = splits.train.labels
+) -> None:
+    """Trains a network with early stopping and leaves the best weights in it, in eval mode.
+
+    Args:
+        network: On the device to train on.
+        options: Rates, epochs, augmentation; not its files.
+        train: Training images.
+        held: Held-out images.
+        num_classes: K.
+        progress: As in `train_classifier`.
+
+    Raises:
+        CAEError: The loss became NaN or infinite.
+    """
+    store, labels = train.store, train.labels
+    device = next(network.parameters()).device
     steps = max(1, math.ceil(len(store) / options.batch_size))
     optimiser = torch.optim.AdamW(
         network.parameters(), options.learning_rate, weight_decay=options.weight_decay
@@ -158,7 +171,7 @@ def _fit(
     since = 0
     for epoch in range(options.epochs):
         rng = np.random.default_rng([options.seed, 3, epoch])
-        order = _balanced_order(labels, len(splits.train.class_names), rng)
+        order = _balanced_order(labels, num_classes, rng)
         network.train()
         total = 0.0
         for step in range(steps):
@@ -167,7 +180,7 @@ def _fit(
                 schedule.step()
                 continue
             images = augmented(store.images(indices), options.augment, rng)
-            images = shifted(images, size // 16, rng).to(device)
+            images = shifted(images, images.shape[3] // 16, rng).to(device)
             target = torch.from_numpy(labels[indices]).to(device)
             loss = F.cross_entropy(network(images), target, label_smoothing=_LABEL_SMOOTHING)
             optimiser.zero_grad(set_to_none=True)
@@ -180,7 +193,7 @@ def _fit(
                 f"the loss is {total} in epoch {epoch + 1}: lower the learning rate "
                 f"({options.learning_rate:g})"
             )
-        measured = _scores(_logits(network, held, device), splits.validation.labels)
+        measured = _scores(_logits(network, held.store, device), held.labels)
         score = (measured["balanced_accuracy"], measured["loss"])
         since += 1
         if score[0] > best[0] or (score[0] == best[0] and score[1] < best[1]):
@@ -193,7 +206,8 @@ def _fit(
             console_line("epoch", epoch + 1, options.epochs, report)
         if since >= options.patience:
             break
-    return {name: tensor.clone() for name, tensor in kept.items()}
+    network.load_state_dict(kept)
+    network.eval()
 
 
 def _balanced_order(
