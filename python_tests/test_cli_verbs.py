@@ -129,9 +129,9 @@ def test_overlay_has_the_size_of_the_original(workspace: Workspace, tmp_path: Pa
         opened.resize((50, 40)).save(tmp_path / "big.png")
     done = cae_fast(*workspace.explain(tmp_path / "out", images=tmp_path / "big.png"))
     assert done.code == 0
-    for path in (tmp_path / "out" / "images" / "big").glob("*overlay.png"):
-        with Image.open(path) as opened:
-            assert opened.size == (50, 40)
+    (path,) = (tmp_path / "out" / "images" / "big").glob("*overlay.png")
+    with Image.open(path) as opened:
+        assert opened.size == (50, 40)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
