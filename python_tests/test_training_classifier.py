@@ -222,7 +222,9 @@ def test_missing_packages_are_found_before_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr("cae_fast.training.classifier._fit", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "cae_fast.training.classifier.fit_classifier", lambda *_: pytest.fail("trained")
+    )
     with pytest.raises(cf.MissingExtra, match=rf"{package} is needed.*cae_fast\[train\]"):
         train_classifier(options(data, tmp_path / "new" / "classifier.onnx"))
     assert list(tmp_path.iterdir()) == []
@@ -262,3 +264,18 @@ def test_real_blood_cells_are_learned_from(shared_dir: Path, tmp_path: Path) -> 
     assert files.class_names == ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
     assert files.accuracy["test"]["images"] == 100
     assert seen[-1] < seen[0]
+
+
+def test_run_without_a_critic_trains_its_own_and_keeps_it(data: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = train(tiny_options(data, tmp_path / "run", critic=None))
+        critic = (tmp_path / "run" / "critic.pt2").read_bytes()
+        train(tiny_options(data, tmp_path / "run", critic=None, steps=4, resume=True))
+        train(tiny_options(data, tmp_path / "plain", critic="none"))
+    assert (tmp_path / "run" / "critic.pt2").read_bytes() == critic
+    assert cf.CAE.load(path).provenance["promises"]["validation"]["judge"] == "critic"
+    own = cf.Classifier.load(tmp_path / "run" / "critic.pt2")
+    test = ImageDataset.from_folder(data, "test")
+    assert np.mean(own(test.load(size=16, channels=1)).argmax(axis=1) == test.labels) >= 0.9
+    assert not (tmp_path / "plain" / "critic.pt2").exists()

@@ -58,6 +58,7 @@ def tiny_options(data: Path, out: Path, **overrides: Any) -> TrainOptions:
         "log_every": 1,
         "checkpoint_every": 1,
         "device": "cpu",
+        "critic": "none",
         "quiet": True,
     }
     return TrainOptions(data=data, out=out, **(fields | overrides))

@@ -113,7 +113,7 @@ def load_critic(
     """
     file = Path(path)
     if file.suffix.lower() != ".pt2" or not file.is_file():
-        raise ClassifierError(f"critic must be an existing .pt2 file, got {file}")
+        raise ClassifierError(f"critic must be an existing .pt2 file or 'none', got {file}")
     check_archive(file, torch)
     extra = {METADATA_FILE: ""}
     try:

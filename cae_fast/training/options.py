@@ -19,6 +19,9 @@ from ..errors import CAEError
 #: Images [N, C, S, S], float32 in [-1, 1], to logits [N, K].
 Classify = Callable[[Any], Any]
 
+#: The critic of a run that shall have none.
+NO_CRITIC = "none"
+
 Augment = Literal["none", "flip", "dihedral"]
 Schedule = Literal["cosine", "halving", "constant"]
 Precision = Literal["fp32", "bf16"]
@@ -97,9 +100,10 @@ class TrainOptions:
         labels: "folder" or "classifier": train on the classes that `classifier` predicts.
         classifier: The classifier to be explained: a file, or a callable from images
             [N, C, S, S] (NumPy, float32, [-1, 1]) to logits [N, K]. It measures the promises.
-        critic: A .pt2 file written by `train_classifier` whose frozen network adds a class loss
-            for decoded images. Best another one than `classifier`, so that the measured swap
-            success is not trained for directly.
+        critic: A frozen classifier that adds a class loss for decoded images. None: a small one
+            is trained first and kept in the run. A .pt2 file written by `train_classifier`: best
+            another one than `classifier`, so that the measured swap success is not trained for
+            directly. "none": no critic, as in the method's papers; many more steps are needed.
         weights: Weights of the losses.
         augment: "flip": random left-right mirroring; "dihedral": all eight symmetries of the
             square; "none".

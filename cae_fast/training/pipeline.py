@@ -144,6 +144,14 @@ class ImageStore:
         return _to_levels(loaded).float() / _LEVELS
 
 
+@dataclass(frozen=True)
+class LabelledImages:
+    """Pixels and classes [N], int64, of the same images."""
+
+    store: ImageStore
+    labels: NDArray[np.int64]
+
+
 def _to_levels(images: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(np.rint(images * _LEVELS).astype(np.int16))
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .pipeline import Splits
     from .state import TrainingState
 
-_OWN_FILES = ("config.json", "log.csv", "model.safetensors")
+CRITIC = "critic.pt2"
+_OWN_FILES = ("config.json", "log.csv", "model.safetensors", CRITIC)
 _OWN_FOLDERS = ("checkpoints", "samples", "tensorboard")
 # Options that may differ between a run and its continuation.
 _FREE = {"data", "out", "classifier", "critic"}  # folders move; the data are told by their hash

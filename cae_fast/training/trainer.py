@@ -20,15 +20,23 @@ from ..files import check_output_directory
 from ..model import CAE, CAEConfig
 from . import judges
 from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from .critic import train_critic
 from .devices import choose_device
 from .distributed import Processes
 from .grids import write_grid
 from .journal import Journal
 from .losses import discriminator_losses, generator_losses, partner, swap_classes, weighted_sum
-from .options import TrainOptions
-from .pipeline import ImageStore, PairSampler, augmented, probe_channels, read_splits
+from .options import NO_CRITIC, TrainOptions
+from .pipeline import (
+    ImageStore,
+    LabelledImages,
+    PairSampler,
+    augmented,
+    probe_channels,
+    read_splits,
+)
 from .promises import measure_promises, warn_of
-from .run_folder import check_same_run, data_fingerprint, prepare_run, provenance
+from .run_folder import CRITIC, check_same_run, data_fingerprint, prepare_run, provenance
 from .state import TrainingState
 
 #: Called after each logged step with its number, the number of steps, losses and rates.
@@ -89,7 +97,7 @@ class _Run:
         if options.classifier is not None:
             classifier, self.judge = judges.load_classifier(options.classifier, names)
         self.critic = None
-        if options.critic is not None:
+        if options.critic is not None and options.critic != NO_CRITIC:
             self.critic = judges.load_critic(options.critic, names, channels, self.device)
         self.out = Path(options.out)
         if processes.first:  # the others may come when the first has begun to write
@@ -113,6 +121,10 @@ class _Run:
         )
         with processes.in_turn():  # nothing is written or removed before the data proved good
             prepare_run(self.out, options, self.config, write=processes.first)
+            if self.critic is None and options.critic is None and options.weights.critic:
+                self.critic = self._own_critic(held)
+        if classifier is None and self.critic is not None:
+            self.judge = "critic"
         chosen = _some(len(held), _HELD_OUT_LIMIT)
         self.held = held.images(chosen).to(self.device)
         self.held_labels = self.held_labels[chosen]
@@ -120,14 +132,30 @@ class _Run:
         self.known = (self.store.images(chosen).to(self.device), self.labels[chosen])
         torch.manual_seed(options.seed)
         self.state = TrainingState(self.config, options, self.device)
-        self.classify = (
-            judges.discriminator_head(self.state.discriminator)
-            if classifier is None
-            else judges.as_torch(classifier, len(names))
-        )
+        if classifier is not None:
+            self.classify = judges.as_torch(classifier, len(names))
+        else:
+            head = judges.discriminator_head(self.state.discriminator)
+            self.classify = head if self.critic is None else self.critic
         if options.compile_networks:
             self.state.generator.compile()
             self.state.discriminator.compile()
+
+    def _own_critic(self, held: ImageStore) -> Callable[[Tensor], Tensor]:
+        """Loads the run's own critic; the first process trains it where it is not there yet."""
+        path, config = self.out / CRITIC, self.config
+        if self.processes.first and not path.exists():
+            say = (lambda text: None) if self.options.quiet else print
+            train_critic(
+                path,
+                self.options,
+                LabelledImages(self.store, self.labels),
+                LabelledImages(held, self.held_labels),
+                config.class_names,
+                self.device,
+                say,
+            )
+        return judges.load_critic(path, config.class_names, config.in_channels, self.device)
 
     def train(self, progress: TrainProgress | None) -> Path:
         options, state = self.options, self.state
@@ -297,8 +325,8 @@ class _Run:
         )
         if not self.store.cached:
             journal.say("the images do not fit in memory: they are read again as needed")
-        if self.judge == "discriminator":
-            journal.say("no classifier given: the discriminator's class head judges the promises")
+        if self.judge in ("discriminator", "critic"):
+            journal.say(f"no classifier given: the {self.judge} judges the promises")
 
     def _finish(self, journal: Journal) -> None:
         """Measures, writes the model, and warns of broken promises."""
