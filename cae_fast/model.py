@@ -202,6 +202,10 @@ class CAE:
             f"classes={list(c.class_names)}, sha256={self.sha256[:12]})"
         )
 
+    def __reduce__(self) -> tuple[type[CAE], tuple[Any, ...]]:
+        """Lets a model be sent to another process; the weights are checked again there."""
+        return CAE, (self.config, dict(self.weights), self.provenance)
+
     @property
     def sha256(self) -> str:
         """SHA-256 over configuration, names, dtypes, shapes and bytes in canonical order.

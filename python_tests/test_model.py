@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -49,6 +50,16 @@ def test_hash_covers_configuration_and_bytes() -> None:
     weights["decoder.out.bias"].view(np.uint32)[0] ^= 1
     assert cf.CAE(model.config, weights).sha256 != model.sha256
     assert cf.CAE(model.config, dict(reversed(model.weights.items()))).sha256 == model.sha256
+
+
+def test_a_model_can_be_sent_to_another_process() -> None:
+    """Pickling, as multiprocessing does, keeps weights, configuration and provenance."""
+    model = toy_model()
+    sent = pickle.loads(pickle.dumps(model))
+    assert sent.sha256 == model.sha256
+    assert sent.provenance == model.provenance
+    with pytest.raises(ValueError, match="read-only"):
+        sent.weights["decoder.out.bias"][0] = 1
 
 
 def test_weights_are_read_only() -> None:
