@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from typing import Any
 
@@ -193,6 +194,32 @@ def test_errors_of_dlpack_itself_pass_through(engine: _backend.Engine) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         engine.encode(Broken(normal((1, 3, 16, 16))))
+
+
+def test_indices_may_change_during_the_call() -> None:
+    """What has been checked is what is used: no later value is an address."""
+    vertices = normal((1, 2, 3))
+    index = np.zeros(200_000, np.int32)
+    step = index.copy()
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.wait(0.0005):  # sound most of the time, or each call would be refused
+            index.fill(2**30)
+            index.fill(0)
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    try:
+        for _ in range(60):
+            try:
+                codes = ops.path_codes(vertices, index, step, grid=4)
+            except ValueError:
+                continue
+            assert (codes == vertices[0, 0]).all()
+    finally:
+        stop.set()
+        changer.join()
 
 
 def test_arguments_may_be_the_same_memory() -> None:

@@ -249,13 +249,39 @@ def toy() -> tuple[CAE, _backend.Engine]:
         ("channels", 0, "channels must be in"),
         ("num_blocks", 0, "num_blocks must be in"),
         ("code_dim", -1, "code_dim must be in"),
-        ("modulation_width", 1.5, "modulation_width must be an integer"),
+        ("modulation_width", 1.5, "modulation_width must be an integer, got 1.5"),
+        ("channels", np.True_, "channels must be an integer, got True"),
+        ("channels", "4", "channels must be an integer, got 4"),
     ],
 )
 def test_bad_config(toy: tuple[CAE, Any], field: str, value: object, message: str) -> None:
     config = {**toy[0].config.to_dict(), field: value}
     with pytest.raises(ValueError, match=message):
         _backend.Engine(config, dict(toy[0].weights))
+
+
+def test_integers_of_numpy_are_integers(toy: tuple[CAE, Any]) -> None:
+    config = {
+        field: np.int64(value) if isinstance(value, int) else value
+        for field, value in toy[0].config.to_dict().items()
+    }
+    engine = _backend.Engine(config, dict(toy[0].weights), max_batch=np.int32(2))
+    individual, codes = engine.encode(random_images(toy[0].config, 1))
+    session = engine.session(individual, codes[None], np.uint8(4))
+    assert session.decode(np.zeros(1, np.int32), np.zeros(1, np.int32)).shape == (1, 1, 16, 16)
+
+
+@pytest.mark.parametrize("value", [2**70, -(2**70)])
+def test_integers_of_any_size_are_answered(toy: tuple[CAE, Any], value: int) -> None:
+    model, engine = toy
+    individual, codes = engine.encode(random_images(model.config, 1))
+    index = np.zeros(1, np.int32)
+    with pytest.raises(ValueError, match=f"max_batch is out of range: {value}$"):
+        _backend.Engine(model.config.to_dict(), dict(model.weights), max_batch=value)
+    with pytest.raises(ValueError, match=f"grid is out of range: {value}$"):
+        engine.session(individual, codes[None], value)
+    with pytest.raises(ValueError, match=f"grid is out of range: {value}$"):
+        ops.path_codes(codes[None], index, index, grid=value)
 
 
 def test_config_without_a_field(toy: tuple[CAE, Any]) -> None:
@@ -276,6 +302,14 @@ def test_all_faults_of_the_weights_are_listed(toy: tuple[CAE, Any]) -> None:
     assert "decoder.out.bias is missing" in message
     assert "class_encoder.conv0.weight must be [4, 1, 7, 7], got [4, 1, 3, 3]" in message
     assert "extra is unknown" in message
+
+
+def test_weights_are_refused_before_any_is_copied(toy: tuple[CAE, Any]) -> None:
+    """A broadcast view of 2^40 elements costs nothing until somebody copies it."""
+    huge = np.broadcast_to(np.float32(0), (2**20, 2**20))
+    for name in ("decoder.out.bias", "extra"):
+        with pytest.raises(ValueError, match=f"{name} (is unknown|must be)"):
+            _backend.Engine(toy[0].config.to_dict(), {**toy[0].weights, name: huge})
 
 
 @pytest.mark.parametrize("max_batch", [0, -1])

@@ -303,6 +303,8 @@ VALID: dict[str, Any] = {
         ("source_class", ["a", "b"], "source_class must be an integer array"),
         ("source_class", [[0], [0, 1]], "source_class must be an integer array"),
         ("source_class", np.array([0, 2**40]), r"source_class\[1\] is out of range"),
+        ("target_class", np.array([-(2**40), 0]), r"target_class\[0\] is out of range: -1099"),
+        ("target_class", np.array([0, 2**64 - 1], np.uint64), r"\[1\] is out of range: 18446744"),
         ("target_class", [2, 0], r"target_class\[0\] must be in \[-1, 1\], got 2"),
         ("target_class", [0, -2], r"target_class\[1\] must be in \[-1, 1\], got -2"),
         ("target_class", [True, False], "target_class must be an integer array.*bool"),
@@ -310,6 +312,9 @@ VALID: dict[str, Any] = {
         ("grid", 0, "grid must be a power of two, got 0"),
         ("grid", 100, "grid must be a power of two, got 100"),
         ("grid", 2**40, "grid is out of range: 1099511627776"),
+        ("grid", 2**70, "grid is out of range: 1180591620717411303424"),
+        ("depth", 1.0, r"depth must be an integer, got 1\.0"),
+        ("num_classes", True, "num_classes must be an integer, got True"),
         ("grid", -8, "grid must be a power of two, got -8"),
         ("coarse", 3, "coarse must be a power of two"),
         ("coarse", 16, "at most grid = 8, got 16"),
@@ -324,6 +329,13 @@ VALID: dict[str, Any] = {
 def test_bad_arguments_are_refused(name: str, value: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         _C.FlipSearch(**{**VALID, name: value})
+
+
+def test_the_first_round_is_bounded() -> None:
+    rules = {**VALID, "grid": 2**13}
+    assert len(_C.FlipSearch(**{**rules, "coarse": 4096}).points()[1]) == 2 * 4097
+    with pytest.raises(ValueError, match="coarse must be at most 4096, got 8192"):
+        _C.FlipSearch(**{**rules, "coarse": 8192})
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,10 @@ def run_python(script: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_results_do_not_depend_on_the_number_of_threads(engine: _backend.Engine) -> None:
+@pytest.mark.parametrize("channels", [6, 33], ids=["one panel", "ragged panels"])
+def test_results_do_not_depend_on_the_number_of_threads(channels: int) -> None:
+    model = toy_model(image_size=32, channels=channels, in_channels=3)
+    engine = _backend.Engine(model.config.to_dict(), dict(model.weights), max_batch=2)
     _backend.set_num_threads(1)
     expected = run_all(engine)
     for threads in (2, 5, 3, 1):
@@ -92,6 +95,19 @@ def test_default_is_what_the_process_may_use() -> None:
     one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     result = run_python(one + "from cae_fast import _backend; print(_backend.get_num_threads())")
     assert result.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize(
+    ("value", "cap"), [("1", 1), ("1,4", 1), ("9999", 256), ("0", 256), ("-1", 256), ("many", 256)]
+)
+def test_default_is_capped_by_omp_num_threads(
+    monkeypatch: pytest.MonkeyPatch, value: str, cap: int
+) -> None:
+    script = "from cae_fast import _backend; print(_backend.get_num_threads())"
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    without = int(run_python(script).stdout)
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert int(run_python(script).stdout) == min(without, cap)
 
 
 def test_callers_in_many_threads(engine: _backend.Engine) -> None:

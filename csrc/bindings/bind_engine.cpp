@@ -8,6 +8,7 @@
 
 #include "bindings/bind.h"
 #include "bindings/dlpack_view.h"
+#include "bindings/integers.h"
 #include "bindings/without_gil.h"
 #include "engine/engine.h"
 
@@ -21,19 +22,12 @@ using cae::NetworkConfig;
 using cae::bindings::FloatArray;
 using cae::bindings::IndexArray;
 using cae::bindings::OutputArray;
+using cae::bindings::read_integer;
 using cae::bindings::without_gil;
 
-/// An integer field of the configuration; bool does not count as one.
 int64_t read_field(const py::dict& config, const char* field) {
   CAE_CHECK(config.contains(field), "config lacks the field ", field);
-  const py::object value = config[field];
-  CAE_CHECK(py::isinstance<py::int_>(value) && !py::isinstance<py::bool_>(value), "config field ",
-            field, " must be an integer, got ", std::string(py::str(value)));
-  int overflow = 0;
-  const int64_t number = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
-  CAE_CHECK(overflow == 0, "config field ", field,
-            " is out of range: ", std::string(py::str(value)));
-  return number;
+  return read_integer<int64_t>(config[field], cae::concat("config field ", field));
 }
 
 NetworkConfig read_config(const py::dict& config) {
@@ -48,8 +42,9 @@ NetworkConfig read_config(const py::dict& config) {
 }
 
 std::shared_ptr<Engine> make_engine(const py::dict& config, const py::dict& weights,
-                                    int64_t max_batch) {
-  CAE_CHECK(max_batch >= 1, "max_batch must be at least 1, got ", max_batch);
+                                    const py::object& max_batch) {
+  const auto batch = read_integer<int64_t>(max_batch, "max_batch");
+  CAE_CHECK(batch >= 1, "max_batch must be at least 1, got ", batch);
   const NetworkConfig network_config = read_config(config);
   cae::check_config(network_config);
   std::map<std::string, FloatArray> arrays;
@@ -59,10 +54,14 @@ std::shared_ptr<Engine> make_engine(const py::dict& config, const py::dict& weig
               std::string(py::str(item.first)));
     const auto name = py::cast<std::string>(item.first);
     const auto added = arrays.emplace(name, FloatArray(item.second, name.c_str())).first;
-    views.emplace(name, added->second.view());
+    views.emplace(name, cae::TensorView<const float>(nullptr, added->second.shape()));
+  }
+  cae::check_weights(network_config, views);  // before any is copied
+  for (auto& entry : arrays) {
+    views[entry.first] = entry.second.view();
   }
   std::shared_ptr<Engine> engine;
-  without_gil([&] { engine = std::make_shared<Engine>(network_config, views, max_batch); });
+  without_gil([&] { engine = std::make_shared<Engine>(network_config, views, batch); });
   return engine;
 }
 
@@ -111,7 +110,8 @@ py::array_t<float> decode(Engine& engine, const py::object& individual,
 
 std::shared_ptr<DecodeSession> make_session(const std::shared_ptr<Engine>& engine,
                                             const py::object& individual,
-                                            const py::object& vertices, int64_t grid) {
+                                            const py::object& vertices, const py::object& grid) {
+  const auto steps = read_integer<int64_t>(grid, "grid");
   FloatArray individual_array(individual, "individual");
   FloatArray vertices_array(vertices, "vertices");
   engine->check_individual(individual_array.shape());
@@ -121,7 +121,7 @@ std::shared_ptr<DecodeSession> make_session(const std::shared_ptr<Engine>& engin
   const auto vertices_view = vertices_array.view();
   std::shared_ptr<DecodeSession> session;
   without_gil([&] {
-    session = std::make_shared<DecodeSession>(engine, individual_view, vertices_view, grid);
+    session = std::make_shared<DecodeSession>(engine, individual_view, vertices_view, steps);
   });
   return session;
 }

@@ -2,6 +2,7 @@
 // Bindings of the stand-alone operations.
 #include "bindings/bind.h"
 #include "bindings/dlpack_view.h"
+#include "bindings/integers.h"
 #include "bindings/without_gil.h"
 #include "ops/difference_saliency.h"
 #include "ops/lerp_codes.h"
@@ -32,7 +33,8 @@ py::array_t<float> lerp_codes_array(const py::object& start, const py::object& e
 }
 
 py::array_t<float> path_codes_array(const py::object& vertices, const py::object& image_index,
-                                    const py::object& step, int64_t grid) {
+                                    const py::object& step, const py::object& grid) {
+  const auto steps = read_integer<int64_t>(grid, "grid");
   FloatArray vertices_array(vertices, "vertices");
   IndexArray index_array(image_index, "image_index");
   IndexArray step_array(step, "step");
@@ -43,7 +45,7 @@ py::array_t<float> path_codes_array(const py::object& vertices, const py::object
   const auto index_view = index_array.view();
   const auto step_view = step_array.view();
   const OutputArray<float> out({index_view.dim(0), vertices_view.dim(2)});
-  without_gil([&] { path_codes(vertices_view, index_view, step_view, grid, out.view()); });
+  without_gil([&] { path_codes(vertices_view, index_view, step_view, steps, out.view()); });
   return out.array();
 }
 

@@ -7,9 +7,11 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "bindings/bind.h"
+#include "bindings/integers.h"
 #include "core/check.h"
 #include "search/flip_search_host.h"
 
@@ -17,6 +19,7 @@ namespace py = pybind11;
 
 namespace {
 
+using cae::bindings::read_integer;
 using cae::search::FlipRules;
 using cae::search::FlipSearch;
 using cae::search::FlipState;
@@ -54,7 +57,7 @@ Args:
         source class. Where it equals the source class: status already_target, no points.
     num_classes: K, at least 1.
     grid: Steps of a path, a power of two.
-    coarse: Intervals of round 0, a power of two, at most grid.
+    coarse: Intervals of round 0, a power of two, at most grid and 4096.
     depth: Bisection levels per later round, 1 .. 4.
     min_probability: In [0, 1].
 
@@ -98,6 +101,22 @@ Returns:
 Raises:
     RuntimeError: The search is not done.)";
 
+template <class Wide>
+std::vector<int32_t> narrow(const py::array& array, const char* name) {
+  const auto values = py::array_t<Wide, py::array::c_style | py::array::forcecast>(array);
+  std::vector<int32_t> out;
+  out.reserve(static_cast<size_t>(values.size()));
+  for (py::ssize_t i = 0; i < values.size(); ++i) {
+    const Wide value = values.at(i);
+    const bool fits = value <= static_cast<Wide>(std::numeric_limits<int32_t>::max()) &&
+                      (std::is_unsigned_v<Wide> ||
+                       static_cast<int64_t>(value) >= std::numeric_limits<int32_t>::min());
+    CAE_CHECK(fits, name, "[", i, "] is out of range: ", value);
+    out.push_back(static_cast<int32_t>(value));
+  }
+  return out;
+}
+
 /// Copies an integer array [N]; any integer dtype but bool.
 std::vector<int32_t> read_classes(const py::handle& value, const char* name) {
   const py::array array = py::array::ensure(value);
@@ -110,32 +129,16 @@ std::vector<int32_t> read_classes(const py::handle& value, const char* name) {
   CAE_CHECK(kind == 'i' || kind == 'u' || array.size() == 0, name,
             " must be an integer array [N], got dtype ", std::string(py::str(array.dtype())));
   CAE_CHECK(array.ndim() == 1, name, " must be [N], got ", array.ndim(), " dimensions");
-  const auto values = py::array_t<int64_t, py::array::c_style | py::array::forcecast>(array);
-  std::vector<int32_t> out;
-  out.reserve(static_cast<size_t>(values.size()));
-  for (py::ssize_t i = 0; i < values.size(); ++i) {
-    const int64_t value_i = values.at(i);
-    CAE_CHECK(value_i >= std::numeric_limits<int32_t>::min() &&
-                  value_i <= std::numeric_limits<int32_t>::max(),
-              name, "[", i, "] is out of range: ", value_i);
-    out.push_back(static_cast<int32_t>(value_i));
-  }
-  return out;
-}
-
-/// A size that no int32 holds is out of range like any other bad value.
-int32_t read_size(int64_t value, const char* name) {
-  CAE_CHECK(
-      value >= std::numeric_limits<int32_t>::min() && value <= std::numeric_limits<int32_t>::max(),
-      name, " is out of range: ", value);
-  return static_cast<int32_t>(value);
+  return kind == 'u' ? narrow<uint64_t>(array, name) : narrow<int64_t>(array, name);
 }
 
 FlipSearch make_search(const py::object& source_class, const py::object& target_class,
-                       int64_t num_classes, int64_t grid, int64_t coarse, int64_t depth,
-                       double min_probability) {
-  const FlipRules rules{read_size(num_classes, "num_classes"), read_size(grid, "grid"),
-                        read_size(coarse, "coarse"), read_size(depth, "depth"), min_probability};
+                       const py::object& num_classes, const py::object& grid,
+                       const py::object& coarse, const py::object& depth, double min_probability) {
+  const FlipRules rules{read_integer<int32_t>(num_classes, "num_classes"),
+                        read_integer<int32_t>(grid, "grid"),
+                        read_integer<int32_t>(coarse, "coarse"),
+                        read_integer<int32_t>(depth, "depth"), min_probability};
   return {read_classes(source_class, "source_class"), read_classes(target_class, "target_class"),
           rules};
 }

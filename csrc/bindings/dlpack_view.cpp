@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/dlpack_view.h"
 
-#include <cstring>
-
 #include "core/check.h"
 
 namespace py = pybind11;
@@ -28,7 +26,9 @@ struct DlTensor {
 constexpr int kDlCpu = 1;
 constexpr int kDlCudaHost = 3;
 
-std::string dtype_name(int code, int bits) { return concat(code == 2 ? "float" : "int", bits); }
+constexpr int64_t kElementBytes = 4;
+
+std::string dtype_name(int code) { return code == 2 ? "float32" : "int32"; }
 
 std::string type_name(const py::handle& object) {
   return py::str(py::type::handle_of(object).attr("__name__"));
@@ -54,32 +54,31 @@ py::object call_export(const py::handle& object, const char* method, const char*
 
 }  // namespace
 
-ArrayArgument::ArrayArgument(const py::handle& object, const char* name, int code, int bits) {
+ArrayArgument::ArrayArgument(const py::handle& object, const char* name, int code) : code_(code) {
   if (py::isinstance<py::array>(object)) {
-    from_numpy(py::reinterpret_borrow<py::array>(object), name, code, bits);
+    from_numpy(py::reinterpret_borrow<py::array>(object), name);
   } else if (py::hasattr(object, "__dlpack__")) {
-    from_dlpack(object, name, code, bits);
+    from_dlpack(object, name);
   } else {
     CAE_CHECK(py::hasattr(object, "__array_interface__"), name,
               " must be an array (NumPy, __dlpack__ or __array_interface__), got ",
               type_name(object));
-    from_numpy(py::array::ensure(object), name, code, bits);
+    from_numpy(py::array::ensure(object), name);
   }
 }
 
-void ArrayArgument::from_numpy(const py::array& array, const char* name, int code, int bits) {
+void ArrayArgument::from_numpy(const py::array& array, const char* name) {
   CAE_CHECK(array, name, " must be an array, but its array interface cannot be read");
-  const py::dtype wanted(dtype_name(code, bits));
-  CAE_CHECK(array.dtype().equal(wanted), name, " must be ", dtype_name(code, bits), ", got ",
+  const py::dtype wanted(dtype_name(code_));
+  CAE_CHECK(array.dtype().equal(wanted), name, " must be ", dtype_name(code_), ", got ",
             std::string(py::str(array.dtype())));
   owner_ = array;
   data_ = array.data();
-  element_bytes_ = static_cast<size_t>(array.itemsize());
   shape_.assign(array.shape(), array.shape() + array.ndim());
   strides_.assign(array.strides(), array.strides() + array.ndim());
 }
 
-void ArrayArgument::from_dlpack(const py::handle& object, const char* name, int code, int bits) {
+void ArrayArgument::from_dlpack(const py::handle& object, const char* name) {
   if (py::hasattr(object, "__dlpack_device__")) {
     const py::object device = call_export(object, "__dlpack_device__", name);
     CAE_CHECK(py::isinstance<py::tuple>(device) && py::len(device) == 2, name,
@@ -96,25 +95,23 @@ void ArrayArgument::from_dlpack(const py::handle& object, const char* name, int 
   }
   const auto& tensor = *static_cast<const DlTensor*>(pointer);
   check_device(tensor.device_type, name);
-  CAE_CHECK(tensor.type_code == code && tensor.type_bits == bits && tensor.type_lanes == 1, name,
-            " must be ", dtype_name(code, bits), ", got DLPack type code ",
-            static_cast<int>(tensor.type_code), " with ", static_cast<int>(tensor.type_bits),
-            " bits");
+  CAE_CHECK(
+      tensor.type_code == code_ && tensor.type_bits == 8 * kElementBytes && tensor.type_lanes == 1,
+      name, " must be ", dtype_name(code_), ", got DLPack type code ",
+      static_cast<int>(tensor.type_code), " with ", static_cast<int>(tensor.type_bits), " bits");
   owner_ = capsule;
-  element_bytes_ = static_cast<size_t>(bits / 8);
   data_ = static_cast<const char*>(tensor.data) + tensor.byte_offset;
   shape_.assign(tensor.shape, tensor.shape + tensor.rank);
   strides_.resize(shape_.size());
   int64_t stride = 1;
   for (size_t i = shape_.size(); i-- > 0;) {
-    strides_[i] = (tensor.strides != nullptr ? tensor.strides[i] : stride) *
-                  static_cast<int64_t>(element_bytes_);
+    strides_[i] = (tensor.strides != nullptr ? tensor.strides[i] : stride) * kElementBytes;
     stride *= shape_[i];
   }
 }
 
 bool ArrayArgument::contiguous() const {
-  int64_t stride = static_cast<int64_t>(element_bytes_);
+  int64_t stride = kElementBytes;
   for (size_t i = shape_.size(); i-- > 0;) {
     if (shape_[i] == 0) {
       return true;
@@ -124,33 +121,21 @@ bool ArrayArgument::contiguous() const {
     }
     stride *= shape_[i];
   }
-  return reinterpret_cast<uintptr_t>(data_) % element_bytes_ == 0;
+  return reinterpret_cast<uintptr_t>(data_) % kElementBytes == 0;
 }
 
 void ArrayArgument::make_contiguous() {
-  if (contiguous()) {
-    return;
+  if (!contiguous()) {
+    make_private();
   }
-  size_t count = 1;
-  for (int64_t size : shape_) {
-    count *= static_cast<size_t>(size);
-  }
-  copy_.resize(count * element_bytes_);
-  std::vector<int64_t> index(shape_.size(), 0);
-  const char* from = static_cast<const char*>(data_);
-  for (size_t i = 0; i < count; ++i) {
-    std::memcpy(copy_.data() + i * element_bytes_, from, element_bytes_);
-    for (size_t d = shape_.size(); d-- > 0;) {
-      from += strides_[d];
-      if (++index[d] < shape_[d]) {
-        break;
-      }
-      from -= strides_[d] * shape_[d];
-      index[d] = 0;
-    }
-  }
-  data_ = copy_.data();
-  owner_ = py::none();
+}
+
+void ArrayArgument::make_private() {
+  // NumPy copies strided memory well, and without the lock where that pays.
+  const py::array view(py::dtype(dtype_name(code_)), shape_, strides_, data_, owner_);
+  const py::array copy = py::module_::import("numpy").attr("array")(view, py::arg("order") = "C");
+  data_ = copy.data();
+  owner_ = copy;
 }
 
 }  // namespace cae::bindings

@@ -29,6 +29,9 @@ Raises:
 constexpr const char* kSetNumThreadsDoc =
     R"(Set the number of threads of the CPU backend, for the whole process.
 
+Until then it is the number of cores that the process may use (affinity, cgroup quota), at most the
+environment variable OMP_NUM_THREADS, both read when the extension is imported.
+
 Args:
     n: 1 .. 256.
 
@@ -65,9 +68,19 @@ void set_num_threads(const py::int_& n) {
   cae::cpu::set_num_threads(static_cast<int>(threads));
 }
 
+/// Leaves no initialisation to a later call, during which another thread might fork.
+void prepare() {
+  cae::cpu::prepare_pool();
+  try {
+    cae::cpu::kernels();
+  } catch (const std::invalid_argument&) {  // reported by the calls that need them
+  }
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
+  prepare();
   m.doc() = "Native engine of cae_fast. Import it through cae_fast._backend.";
   m.def("build_config", &build_config, kBuildConfigDoc);
   m.def("cpu_isa", &cpu_isa, kCpuIsaDoc);
@@ -75,8 +88,7 @@ PYBIND11_MODULE(_C, m) {
         "Instruction sets built in that this machine runs, slowest first.");
   m.def("set_num_threads", &set_num_threads, py::arg("n"), kSetNumThreadsDoc);
   m.def("get_num_threads", &cae::cpu::get_num_threads,
-        "Threads of the CPU backend; by default the cores this process may use (affinity, cgroup "
-        "quota).");
+        "Threads of the CPU backend; see set_num_threads() for the default.");
   bind_ops(m);
   bind_engine(m);
   bind_search(m);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Convolution as an implicit matrix product. In channels-last layout with the border in place, the
 // values under one kernel row are consecutive, so the product reads the image where it lies: no
-// patches are packed. A task is one chunk of lines of one image; within it a panel of weights stays
-// in the second-level cache for all lines. Moments are taken while the chunk's outputs are cached.
+// patches are packed. A task is some panels of weights for one chunk of lines of one image; within
+// it a panel stays in the second-level cache for all lines. Moments are taken while the outputs are
+// cached.
 #include <algorithm>
 
 #include "cpu/isa_cpu.h"
@@ -12,13 +13,14 @@
 namespace cae::cpu {
 namespace {
 
-void run_chunk(const KernelTable& table, const ConvPlan& plan, int64_t index,
-               const ConvImage& image) {
-  const ConvChunk& chunk = plan.chunks[static_cast<size_t>(index)];
+void run_task(const KernelTable& table, const ConvPlan& plan, const ConvTask& task,
+              const ConvImage& image) {
+  const ConvChunk& chunk = plan.chunks[static_cast<size_t>(task.chunk)];
   const ConvPhase& phase = plan.phases[static_cast<size_t>(chunk.phase)];
   const float* in = image.in + phase.in_offset + chunk.line * phase.in_line_stride;
   float* out = image.out + phase.out_offset + chunk.line * phase.out_line_stride;
-  for (const ConvPanel& panel : phase.panels) {
+  for (int64_t i = task.panel; i < task.panel + task.panels; ++i) {
+    const ConvPanel& panel = phase.panels[static_cast<size_t>(i)];
     StripArgs strip;
     strip.a_point_stride = phase.in_point_stride;
     strip.a_segment_stride = phase.in_segment_stride;
@@ -34,7 +36,7 @@ void run_chunk(const KernelTable& table, const ConvPlan& plan, int64_t index,
       table.strip(strip);
     }
     if (image.partials != nullptr) {
-      float* partials = image.partials + index * 2 * plan.out_channels + panel.channel;
+      float* partials = image.partials + task.chunk * 2 * plan.out_channels + panel.channel;
       table.moments({out + panel.channel, phase.out_line_stride, phase.out_point_stride,
                      chunk.lines, phase.points, panel.channels, partials,
                      partials + plan.out_channels});
@@ -70,9 +72,10 @@ void pack_panels(const float* rows, int64_t out_channels, ConvPhase& phase) {
 
 void conv2d(const ConvPlan& plan, const std::vector<ConvImage>& images) {
   const KernelTable& table = kernels();
-  const auto chunks = static_cast<int64_t>(plan.chunks.size());
-  parallel_for(chunks * static_cast<int64_t>(images.size()), [&](int64_t task) {
-    run_chunk(table, plan, task % chunks, images[static_cast<size_t>(task / chunks)]);
+  const auto tasks = static_cast<int64_t>(plan.tasks.size());
+  parallel_for(tasks * static_cast<int64_t>(images.size()), [&](int64_t i) {
+    run_task(table, plan, plan.tasks[static_cast<size_t>(i % tasks)],
+             images[static_cast<size_t>(i / tasks)]);
   });
 }
 

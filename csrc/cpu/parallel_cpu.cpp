@@ -10,7 +10,9 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdlib>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -95,9 +97,10 @@ class Pool {
 
   /// The caller holds the turn.
   void resize(size_t workers) {
-    if (workers == workers_.size()) {
+    if (workers == workers_.size() || workers == refused_) {
       return;
     }
+    refused_ = kNothingRefused;
     if (workers < workers_.size()) {
       {
         const std::lock_guard<std::mutex> lock(job_mutex_);
@@ -127,6 +130,7 @@ class Pool {
     } catch (const std::exception&) {  // no more threads for this process: the others suffice
       const std::lock_guard<std::mutex> lock(job_mutex_);
       wanted_ = workers_.size();
+      refused_ = workers;
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
@@ -154,6 +158,8 @@ class Pool {
     }
   }
 
+  static constexpr size_t kNothingRefused = std::numeric_limits<size_t>::max();
+
   [[maybe_unused]] Pool* const abandoned_;  // what a child cannot free stays reachable
 
   std::mutex turn_mutex_;
@@ -165,6 +171,7 @@ class Pool {
   std::condition_variable job_changed_;
   std::condition_variable workers_idle_;
   std::vector<std::thread> workers_;
+  size_t refused_ = kNothingRefused;  // number of workers not to be had: asked for only once
   size_t wanted_ = 0;
   Job* job_ = nullptr;
   uint64_t job_number_ = 0;
@@ -180,13 +187,17 @@ void abandon_pool_in_child() {
   inside_task = false;
 }
 
+void register_fork_handler() {
+  static const int registered = pthread_atfork(nullptr, nullptr, &abandon_pool_in_child);
+  CAE_CHECK(registered == 0, "cannot register the thread pool's fork handler");
+}
+
 Pool& pool() {
   Pool* existing = current_pool.load();
   if (existing != nullptr) {
     return *existing;
   }
-  static const int registered = pthread_atfork(nullptr, nullptr, &abandon_pool_in_child);
-  CAE_CHECK(registered == 0, "cannot register the thread pool's fork handler");
+  register_fork_handler();
   auto made = std::make_unique<Pool>(abandoned_pool.load());
   if (current_pool.compare_exchange_strong(existing, made.get())) {
     return *made.release();
@@ -194,12 +205,24 @@ Pool& pool() {
   return *existing;
 }
 
+/// First number of OMP_NUM_THREADS ("4" or "4,2"), or `most` if there is none in 1..most.
+int wanted_threads(int most) {
+  const char* text = std::getenv("OMP_NUM_THREADS");
+  const long threads = text == nullptr ? 0 : std::strtol(text, nullptr, 10);
+  return threads >= 1 && threads < most ? static_cast<int>(threads) : most;
+}
+
 std::atomic<int>& thread_count() {
-  static std::atomic<int> count{std::min(usable_cores(), kMaxThreads)};
+  static std::atomic<int> count{wanted_threads(std::min(usable_cores(), kMaxThreads))};
   return count;
 }
 
 }  // namespace
+
+void prepare_pool() {
+  thread_count();
+  register_fork_handler();
+}
 
 int get_num_threads() { return thread_count(); }
 
@@ -219,7 +242,7 @@ PoolTurn::PoolTurn() {
 // The pool exists while a turn is held, and locking its mutex cannot fail.
 // NOLINTNEXTLINE(bugprone-exception-escape)
 PoolTurn::~PoolTurn() {
-  if (--turn_depth == 0) {
+  if (turn_depth > 0 && --turn_depth == 0) {  // 0 in a child forked during the turn
     pool().leave_turn();
   }
 }

@@ -9,7 +9,12 @@ namespace cae::cpu {
 
 constexpr int kMaxThreads = 256;
 
-/// Threads that parallel_for uses, the caller among them. Default: cores this process may use.
+/// Initialises what is initialised once. Call it before there are threads: a child forked while
+/// another thread is in the middle of an initialisation would wait for its end for ever.
+void prepare_pool();
+
+/// Threads that parallel_for uses, the caller among them. Default: cores this process may use, at
+/// most OMP_NUM_THREADS.
 int get_num_threads();
 
 /// Throws std::invalid_argument outside 1..kMaxThreads. Takes effect once running work has ended.

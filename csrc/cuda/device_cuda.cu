@@ -38,11 +38,14 @@ std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
+// The oldest driver is known of CUDA 13; a later one may want another.
+constexpr const char* kNeedsDriver =
+    CUDART_VERSION / 1000 == 13 ? " needs driver >= 580" : " needs a driver as new as itself";
+
 /// What to do about a failed query, in words where the runtime's own text does not help.
 std::string describe(cudaError_t error, const CudaStatus& status) {
   const std::string text = cudaGetErrorString(error);
-  const std::string needed = "CUDA " + version_text(status.runtime) + " needs driver >= 580";
-  static_assert(CUDART_VERSION / 1000 == 13, "the driver named above is that of CUDA 13");
+  const std::string needed = "CUDA " + version_text(status.runtime) + kNeedsDriver;
   if (status.driver == 0) {
     return "no NVIDIA driver found (" + needed + ")";
   }

@@ -34,11 +34,6 @@ void layer_norm(const UpsampleLayer& layer, const PaddedShape& next,
 
 }  // namespace
 
-SharedImage Engine::make_shared_image() const {
-  const ConvPlan& plan = network_.decoder_blocks.front();
-  return {AlignedBuffer(plan.in.size()), AlignedBuffer(plan.out_size()), {}};
-}
-
 void Engine::share_wave(const std::vector<const float*>& individual,
                         const std::vector<SharedImage*>& images) {
   const ConvPlan& plan = network_.decoder_blocks.front();
@@ -61,7 +56,7 @@ std::vector<SharedImage> Engine::share(const TensorView<const float>& individual
   const int64_t count = individual.dim(0);
   std::vector<SharedImage> images;
   for (int64_t i = 0; i < count; ++i) {
-    images.push_back(make_shared_image());
+    images.push_back(make_shared_image(network_));
   }
   for (int64_t first = 0; first < count; first += workspace_.wave()) {
     const cpu::PoolTurn turn;
@@ -146,9 +141,6 @@ void Engine::decode(const TensorView<const float>& individual,
   for (int64_t first = 0; first < count; first += workspace_.wave()) {
     const cpu::PoolTurn turn;
     const int64_t wave = std::min(workspace_.wave(), count - first);
-    while (static_cast<int64_t>(wave_shared_.size()) < wave) {
-      wave_shared_.push_back(make_shared_image());
-    }
     std::map<int32_t, SharedImage*> distinct;
     std::vector<const float*> codes;
     std::vector<SharedImage*> shared;
@@ -157,7 +149,7 @@ void Engine::decode(const TensorView<const float>& individual,
       const int32_t index = image_index.data[m];
       SharedImage*& image = distinct[index];
       if (image == nullptr) {
-        image = &wave_shared_[shared.size()];
+        image = &workspace_.shared[shared.size()];
         shared.push_back(image);
         codes.push_back(individual.data + index * config().individual_numel());
       }

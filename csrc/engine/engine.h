@@ -10,14 +10,6 @@
 
 namespace cae {
 
-/// What all path points of one image share: its individual code as the decoder's first residual
-/// convolution wants it, that convolution's output, and the moments of the output.
-struct SharedImage {
-  AlignedBuffer stream;  // padded channels-last individual code
-  AlignedBuffer first;   // [H, W, C] output of decoder.block0.conv0
-  ChannelMoments moments;
-};
-
 /// Immutable after construction but for its workspace, which calls take in turns: calls from
 /// several threads are served fairly, a wave of images at a time. A result does not depend on the
 /// other images of a call, on the number of threads, or on max_batch.
@@ -57,11 +49,9 @@ class Engine {
                   const std::vector<SharedImage*>& images);
   void decode_wave(const SharedImage* const* points, int64_t count, const float* class_code,
                    float* images);
-  SharedImage make_shared_image() const;
 
   Network network_;
   Workspace workspace_;
-  std::vector<SharedImage> wave_shared_;  // decode() without a session
 };
 
 /// Path points of a fixed set of images: keeps what they share. Memory: two individual codes per

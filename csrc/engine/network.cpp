@@ -6,7 +6,8 @@
 namespace cae {
 namespace {
 
-/// Looks tensors up by name, remembers which were asked for and collects what is wrong.
+/// Looks tensors up by name, remembers which were asked for and collects what is wrong. Layers of
+/// tensors without data are left unplanned.
 class WeightReader {
  public:
   explicit WeightReader(const WeightMap& weights) : weights_(weights) {}
@@ -161,6 +162,31 @@ void check_range(const char* field, int64_t value, int64_t least, int64_t most) 
             value);
 }
 
+Network read_network(const NetworkConfig& config, WeightReader& reader) {
+  const int64_t w = config.channels;
+  Network network;
+  network.config = config;
+  for (const ConvSpec& spec : class_specs(config)) {
+    network.class_convs.push_back(biased_conv(reader, spec));
+  }
+  network.class_head =
+      read_linear(reader, "class_encoder.head", config.code_dim, config.code_channels(), {1, 1});
+  network.individual_convs = unbiased_convs(reader, individual_specs(config));
+  network.individual_blocks = unbiased_convs(reader, block_specs(config, "individual_encoder"));
+  const int64_t hidden = config.modulation_width;
+  network.modulation.push_back(read_linear(reader, "modulation.linear0", hidden, config.code_dim));
+  network.modulation.push_back(read_linear(reader, "modulation.linear1", hidden, hidden));
+  network.modulation.push_back(
+      read_linear(reader, "modulation.linear2", config.modulation_numel(), hidden));
+  network.decoder_blocks = unbiased_convs(reader, block_specs(config, "decoder"));
+  for (int i = 0; i < 2; ++i) {
+    network.upsamples.push_back(read_upsample(reader, config, i));
+  }
+  network.out =
+      biased_conv(reader, {"decoder.out", config.in_channels, w, 7, config.image_size, 1, 3});
+  return network;
+}
+
 }  // namespace
 
 void check_config(const NetworkConfig& config) {
@@ -192,32 +218,21 @@ std::vector<const ConvPlan*> Network::plans() const {
   return all;
 }
 
-Network build_network(const NetworkConfig& config, const WeightMap& weights) {
+void check_weights(const NetworkConfig& config, const WeightMap& weights) {
   check_config(config);
-  WeightReader reader(weights);
-  const int64_t w = config.channels;
-  Network network;
-  network.config = config;
-  for (const ConvSpec& spec : class_specs(config)) {
-    network.class_convs.push_back(biased_conv(reader, spec));
+  WeightMap shapes;
+  for (const auto& entry : weights) {
+    shapes.emplace(entry.first, TensorView<const float>(nullptr, entry.second.shape));
   }
-  network.class_head =
-      read_linear(reader, "class_encoder.head", config.code_dim, config.code_channels(), {1, 1});
-  network.individual_convs = unbiased_convs(reader, individual_specs(config));
-  network.individual_blocks = unbiased_convs(reader, block_specs(config, "individual_encoder"));
-  const int64_t hidden = config.modulation_width;
-  network.modulation.push_back(read_linear(reader, "modulation.linear0", hidden, config.code_dim));
-  network.modulation.push_back(read_linear(reader, "modulation.linear1", hidden, hidden));
-  network.modulation.push_back(
-      read_linear(reader, "modulation.linear2", config.modulation_numel(), hidden));
-  network.decoder_blocks = unbiased_convs(reader, block_specs(config, "decoder"));
-  for (int i = 0; i < 2; ++i) {
-    network.upsamples.push_back(read_upsample(reader, config, i));
-  }
-  network.out =
-      biased_conv(reader, {"decoder.out", config.in_channels, w, 7, config.image_size, 1, 3});
+  WeightReader reader(shapes);
+  read_network(config, reader);
   reader.finish();
-  return network;
+}
+
+Network build_network(const NetworkConfig& config, const WeightMap& weights) {
+  check_weights(config, weights);
+  WeightReader reader(weights);
+  return read_network(config, reader);
 }
 
 }  // namespace cae

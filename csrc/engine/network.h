@@ -64,6 +64,10 @@ struct Network {
   std::vector<const ConvPlan*> plans() const;
 };
 
+/// Looks at names and shapes only; the views need no data. Throws std::invalid_argument listing
+/// every tensor that is missing, unknown or mis-shaped.
+void check_weights(const NetworkConfig& config, const WeightMap& weights);
+
 /// Plans all layers and packs their weights. Throws std::invalid_argument listing every tensor
 /// that is missing, unknown or mis-shaped.
 Network build_network(const NetworkConfig& config, const WeightMap& weights);

@@ -21,15 +21,26 @@ struct WorkspaceSlot {
   std::vector<float> shift;
 };
 
+/// What all path points of one image share: its individual code as the decoder's first residual
+/// convolution wants it, that convolution's output, and the moments of the output.
+struct SharedImage {
+  AlignedBuffer stream;  // padded channels-last individual code
+  AlignedBuffer first;   // [H, W, C] output of decoder.block0.conv0
+  ChannelMoments moments;
+};
+
+SharedImage make_shared_image(const Network& network);
+
 /// Slots for a wave: as many images as keep the working set near the size of a last-level cache,
 /// at most max_batch. Large images go through one by one, each spread over all threads; small ones
 /// together.
 struct Workspace {
   std::vector<WorkspaceSlot> slots;
-  std::vector<float> ones;   // scale of layers without a norm
-  AlignedBuffer features;    // [wave, 4w] class encoder before its head
-  AlignedBuffer hidden[2];   // [wave, modulation_width]
-  AlignedBuffer modulation;  // [wave, modulation_numel]
+  std::vector<SharedImage> shared;  // of a wave, where no session keeps them
+  std::vector<float> ones;          // scale of layers without a norm
+  AlignedBuffer features;           // [wave, 4w] class encoder before its head
+  AlignedBuffer hidden[2];          // [wave, modulation_width]
+  AlignedBuffer modulation;         // [wave, modulation_numel]
 
   int64_t wave() const { return static_cast<int64_t>(slots.size()); }
 };

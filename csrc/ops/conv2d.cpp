@@ -8,17 +8,41 @@ namespace {
 
 constexpr int64_t kChunkFloats = 96 * 1024;  // input of a chunk: 384 KiB, beside a panel in L2
 constexpr int64_t kChunkPixels = 1024;       // bounds the sequential sums of moments
+constexpr int64_t kTaskProducts = 1 << 20;   // tens of microseconds, many times what a task costs
+constexpr int64_t kPhaseTasks = 32;          // wanted of one image, to keep as many cores busy
+constexpr int64_t kTaskChannels = 32;        // assumed per task, whatever the machine's panels
 
-/// Cuts each phase into chunks of lines.
-void cut_chunks(ConvPlan& plan) {
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// Lines of a chunk: what fits the cache, or less where a small image would make too few tasks.
+int64_t chunk_lines(const ConvPhase& phase, int64_t out_channels) {
+  const int64_t by_input = kChunkFloats / std::max<int64_t>(1, phase.in_line_stride);
+  const int64_t by_pixels = kChunkPixels / std::max<int64_t>(1, phase.points);
+  const int64_t lines = std::clamp<int64_t>(std::min(by_input, by_pixels), 1, phase.lines);
+  const int64_t chunks = ceil_div(kPhaseTasks, ceil_div(out_channels, kTaskChannels));
+  const int64_t line_products =
+      phase.points * phase.segments * phase.segment_length * std::min(out_channels, kTaskChannels);
+  const int64_t by_tasks =
+      std::max(ceil_div(phase.lines, chunks), ceil_div(kTaskProducts, line_products));
+  return std::min(lines, by_tasks);
+}
+
+/// Cuts each phase into chunks of lines, and those into tasks of panels.
+void cut_tasks(ConvPlan& plan) {
   for (size_t i = 0; i < plan.phases.size(); ++i) {
     const ConvPhase& phase = plan.phases[i];
-    const int64_t by_input = kChunkFloats / std::max<int64_t>(1, phase.in_line_stride);
-    const int64_t by_pixels = kChunkPixels / std::max<int64_t>(1, phase.points);
-    const int64_t lines = std::clamp<int64_t>(std::min(by_input, by_pixels), 1, phase.lines);
+    const auto panels = static_cast<int64_t>(phase.panels.size());
+    const int64_t lines = chunk_lines(phase, plan.out_channels);
     for (int64_t line = 0; line < phase.lines; line += lines) {
       const int64_t count = std::min(lines, phase.lines - line);
+      const auto chunk = static_cast<int64_t>(plan.chunks.size());
       plan.chunks.push_back({static_cast<int64_t>(i), line, count, count * phase.points});
+      const int64_t products = count * phase.points * phase.segments * phase.segment_length *
+                               ceil_div(plan.out_channels, panels);
+      const int64_t group = std::clamp<int64_t>(ceil_div(kTaskProducts, products), 1, panels);
+      for (int64_t panel = 0; panel < panels; panel += group) {
+        plan.tasks.push_back({chunk, panel, std::min(group, panels - panel)});
+      }
     }
   }
 }
@@ -145,7 +169,7 @@ ConvPlan plan_conv2d(const TensorView<const float>& weight, int64_t height, int6
   }
   cpu::pack_panels(rows.data(), out_channels, phase);
   plan.phases.push_back(std::move(phase));
-  cut_chunks(plan);
+  cut_tasks(plan);
   return plan;
 }
 
@@ -166,7 +190,7 @@ ConvPlan plan_upsample_conv(const TensorView<const float>& weight, int64_t heigh
       plan.phases.push_back(std::move(phase));
     }
   }
-  cut_chunks(plan);
+  cut_tasks(plan);
   return plan;
 }
 

@@ -56,13 +56,20 @@ struct ConvPhase {
   AlignedBuffer weights;
 };
 
-/// Lines of one phase that are computed together. Depends on the layer only, never on the number
-/// of threads or images: moments are rounded chunk by chunk.
+/// Lines of one phase whose moments are taken together. Depends on the layer only, never on the
+/// number of threads or images: moments are rounded chunk by chunk.
 struct ConvChunk {
   int64_t phase = 0;
   int64_t line = 0;
   int64_t lines = 0;
   int64_t pixels = 0;
+};
+
+/// What one thread computes at a time: some panels of one chunk. Fixed with the plan as well.
+struct ConvTask {
+  int64_t chunk = 0;
+  int64_t panel = 0;
+  int64_t panels = 0;
 };
 
 struct ConvPlan {
@@ -72,6 +79,7 @@ struct ConvPlan {
   int64_t out_channels = 0;
   std::vector<ConvPhase> phases;
   std::vector<ConvChunk> chunks;
+  std::vector<ConvTask> tasks;
 
   int64_t out_pixels() const { return out_height * out_width; }
   int64_t out_size() const { return out_pixels() * out_channels; }

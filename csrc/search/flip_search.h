@@ -35,6 +35,7 @@ namespace cae::search {
 constexpr int32_t kAnyTarget = -1;
 constexpr int32_t kUndefined = -1;  // a step or class that does not exist
 constexpr int32_t kMaxDepth = 4;
+constexpr int32_t kMaxCoarse = 4096;  // more is no search: a path is looked at point by point
 // Log probabilities this close are equal: what is left is the order of summation and the rounding
 // of exp, which differs between machines.
 constexpr double kRankTolerance = 1e-12;
@@ -53,7 +54,7 @@ enum class FlipStatus : int32_t {
 struct FlipRules {
   int32_t num_classes;     // >= 1
   int32_t grid;            // power of two
-  int32_t coarse;          // intervals of round 0; power of two, <= grid
+  int32_t coarse;          // intervals of round 0; power of two, <= grid and kMaxCoarse
   int32_t depth;           // bisection levels per round, 1 .. kMaxDepth
   double min_probability;  // in [0, 1]
 };

@@ -97,6 +97,8 @@ class FlipSearch {
     CAE_CHECK(is_power_of_two(rules.coarse) && rules.coarse <= rules.grid,
               "coarse must be a power of two of at most grid = ", rules.grid, ", got ",
               rules.coarse);
+    CAE_CHECK(rules.coarse <= kMaxCoarse, "coarse must be at most ", kMaxCoarse, ", got ",
+              rules.coarse);
     CAE_CHECK(rules.depth >= 1 && rules.depth <= kMaxDepth, "depth must be in [1, ", kMaxDepth,
               "], got ", rules.depth);
     CAE_CHECK(rules.min_probability >= 0.0 && rules.min_probability <= 1.0,

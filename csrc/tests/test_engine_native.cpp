@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "check_test.h"
@@ -307,6 +308,47 @@ void test_explanations_from_several_threads() {
   CAE_TEST_CHECK(same == std::vector<int>(4, 1));
 }
 
+/// Tasks of each chunk and panel, which must be one.
+void test_tasks_cover_a_plan_once(const cae::ConvPlan& plan) {
+  std::map<std::pair<int64_t, int64_t>, int> times;
+  for (const cae::ConvTask& task : plan.tasks) {
+    for (int64_t panel = task.panel; panel < task.panel + task.panels; ++panel) {
+      ++times[{task.chunk, panel}];
+    }
+  }
+  size_t wanted = 0;
+  int64_t pixels = 0;
+  for (size_t chunk = 0; chunk < plan.chunks.size(); ++chunk) {
+    const auto phase = static_cast<size_t>(plan.chunks[chunk].phase);
+    wanted += plan.phases[phase].panels.size();
+    pixels += plan.chunks[chunk].pixels;
+  }
+  CAE_TEST_CHECK(pixels == plan.out_pixels());
+  CAE_TEST_CHECK(times.size() == wanted);
+  for (const auto& entry : times) {
+    CAE_TEST_CHECK(entry.second == 1);
+  }
+}
+
+/// One small image is work for several cores; a tiny one is not cut into crumbs.
+void test_tasks() {
+  const auto plan = [](int64_t out, int64_t in, int64_t size) {
+    const std::vector<float> weight = random_values(out * in * 9, 0.1F);
+    return cae::plan_conv2d({weight.data(), {out, in, 3, 3}}, size, size, 1, 1);
+  };
+  const cae::ConvPlan small = plan(128, 128, 8);
+  test_tasks_cover_a_plan_once(small);
+  CAE_TEST_CHECK(small.tasks.size() >= 4);
+  const cae::ConvPlan ragged = plan(70, 90, 19);
+  test_tasks_cover_a_plan_once(ragged);
+  CAE_TEST_CHECK(ragged.tasks.size() >= 4);
+  const cae::ConvPlan tiny = plan(40, 8, 6);
+  test_tasks_cover_a_plan_once(tiny);
+  CAE_TEST_CHECK(tiny.tasks.size() == 1);
+  const std::vector<float> weight = random_values(48 * 64 * 25, 0.1F);
+  test_tasks_cover_a_plan_once(cae::plan_upsample_conv({weight.data(), {48, 64, 5, 5}}, 17, 17));
+}
+
 template <class Body>
 bool refused(Body&& body) {
   return cae::testing::throws<std::invalid_argument>(body);
@@ -349,6 +391,7 @@ int main() {
   }
   test_nothing();
   test_explanations_from_several_threads();
+  test_tasks();
   test_errors();
   return cae::testing::finish("test_engine_native");
 }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -13,6 +14,16 @@
 
 #include "check_test.h"
 #include "cpu/parallel_cpu.h"
+
+// The thread sanitizer does not support threads in a forked child. GCC and Clang name it
+// differently.
+#if defined(__SANITIZE_THREAD__)
+#define CAE_THREAD_SANITIZER
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define CAE_THREAD_SANITIZER
+#endif
+#endif
 
 namespace {
 
@@ -144,20 +155,60 @@ void test_range_errors() {
   }
 }
 
-#if !defined(__SANITIZE_THREAD__)  // which does not support threads in a forked child
+#if !defined(CAE_THREAD_SANITIZER)
 
-/// Exit status of a forked child that uses the pool; 99 if it hangs or dies.
+/// Exit status of a forked child; 99 if it hangs or died.
+int wait_for(pid_t child) {
+  int status = 0;
+  if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status)) {
+    return 99;
+  }
+  return WEXITSTATUS(status);
+}
+
+/// Exit status of a forked child that uses the pool.
 int status_of_child() {
   const pid_t child = fork();
   if (child == 0) {
     alarm(20);
     _exit(each_runs_once(100) && each_runs_once(1000) ? 0 : 1);
   }
-  int status = 0;
-  if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status)) {
-    return 99;
+  return wait_for(child);
+}
+
+/// True if no other thread gets a turn while this one holds one.
+bool turn_excludes_others() {
+  std::atomic<bool> entered{false};
+  std::thread other;
+  bool excluded = false;
+  {
+    const PoolTurn turn;
+    other = std::thread([&entered] {
+      const PoolTurn own;
+      entered = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    excluded = !entered;
   }
-  return WEXITSTATUS(status);
+  other.join();
+  return excluded && entered;
+}
+
+/// A child forked during a turn is free of it, and ends it without harm.
+void test_fork_during_turn() {
+  pid_t child = -1;
+  {
+    const PoolTurn turn;
+    child = fork();
+    if (child == 0) {
+      alarm(20);
+    }
+  }
+  if (child == 0) {
+    _exit(turn_excludes_others() && each_runs_once(10) ? 0 : 1);
+  }
+  CAE_TEST_CHECK(wait_for(child) == 0);
+  CAE_TEST_CHECK(turn_excludes_others());
 }
 
 /// A child gets a fresh pool, also if other threads were using the parent's when it was made.
@@ -189,8 +240,9 @@ void test_fork() {
 }  // namespace
 
 int main() {
-#if !defined(__SANITIZE_THREAD__)
+#if !defined(CAE_THREAD_SANITIZER)
   test_fork();
+  test_fork_during_turn();
 #endif
   test_each_task_once();
   test_workers_take_part();
