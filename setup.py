@@ -16,6 +16,11 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+# Environment that decides what CMake finds.
+READ = [
+    *("PATH", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CMAKE_PREFIX_PATH"),
+    *("CUDACXX", "CUDAHOSTCXX", "CUDAFLAGS", "CUDAToolkit_ROOT", "CUDA_PATH", "CUDA_HOME"),
+]
 
 
 def find_tool(name: str) -> str:
@@ -27,6 +32,12 @@ def find_tool(name: str) -> str:
     return found
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # of Linux only
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
 class CMakeBuild(build_ext):
     """Runs CMake where setuptools would run the compiler."""
 
@@ -34,7 +45,7 @@ class CMakeBuild(build_ext):
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
         cmake = find_tool("cmake")
-        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(len(os.sched_getaffinity(0)))
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(usable_cores())
         configure = [
             *(cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
             f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}",
@@ -42,9 +53,16 @@ class CMakeBuild(build_ext):
             "-Upybind11_DIR",
             *shlex.split(os.environ.get("CAE_CMAKE_ARGS", "")),
         ]
+        # What a configuration found stays in CMake's cache, so another one starts afresh.
+        stamp = build / "configured.txt"
+        wanted = "\n".join([*configure, *(f"{name}={os.environ.get(name, '')}" for name in READ)])
+        if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted:
+            stamp.unlink(missing_ok=True)
+            configure.append("--fresh")
         prefix = str(target.parent.parent)
+        subprocess.run(configure, check=True)
+        stamp.write_text(wanted, encoding="utf-8")
         for command in (
-            configure,
             [cmake, "--build", str(build), "--parallel", jobs, "--target", "_C"],
             [cmake, "--install", str(build), "--component", "module", "--prefix", prefix],
         ):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -106,6 +107,45 @@ def test_runtime_is_linked_statically() -> None:
     needed = subprocess.run(["ldd", _C.__file__], capture_output=True, text=True, check=True).stdout
     assert "libc" in needed
     assert "cuda" not in needed
+
+
+NVCC_IS_OLD = 'echo "Cuda compilation tools, release 11.8, V11.8.89"'
+NVCC_FAILS = """[ "$1" = --version ] && { echo "Cuda compilation tools, release 13.9"; exit 0; }
+echo 'note' >&2; echo 'error: unsupported "GNU" version; \\ $x' >&2; exit 1"""
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (NVCC_IS_OLD, "nvcc 11.8 found, 13.0 or newer needed"),
+        (NVCC_FAILS, "nvcc at {} does not work: error: unsupported 'GNU' version? ? ?x"),
+        ("exit 3", "nvcc at {} does not work: exit status 3"),
+    ],
+    ids=["old", "fails", "silent"],
+)
+def test_nvcc_that_cannot_serve_is_done_without(tmp_path: Path, script: str, reason: str) -> None:
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    cmake = shutil.which("cmake", path=tools)
+    if cmake is None or shutil.which("ninja", path=tools) is None:
+        pytest.skip("cmake and ninja are not installed")
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    nvcc.chmod(0o755)
+    source = Path(__file__).resolve().parent.parent
+    configure = [cmake, "-S", str(source), "-B", str(tmp_path / "build"), "-G", "Ninja"]
+    configure.append(f"-DPython_EXECUTABLE={sys.executable}")
+    environment = {**os.environ, "PATH": tools, "CUDACXX": str(nvcc)}
+    says = reason.format(nvcc)
+    for option, code, line in [("AUTO", 0, "CUDA: not built: "), ("ON", 1, "CAE_CUDA=ON, but ")]:
+        done = subprocess.run(
+            [*configure, f"-DCAE_CUDA={option}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert line + says in " ".join((done.stdout + done.stderr).split())
 
 
 def status_of_child(**environment: str) -> dict[str, Any]:
