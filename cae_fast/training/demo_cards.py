@@ -15,6 +15,10 @@ _ALPAYDIN = (
     "E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning "
     "Repository, 1998, doi:10.24432/C50P49; the part that scikit-learn carries"
 )
+_ASTRAY = (
+    "A few codes lie astray among those of another class; as the nearest exemplar of many images "
+    "such a code flips none of them. The demo averages ten exemplars."
+)
 _CRITIC = (
     "The critic that guided the decoder and the explained classifier are networks of the same "
     "kind trained on the same images: swaps that please one please the other."
@@ -92,6 +96,7 @@ RECIPES = {
         limits=(
             "The originals have 8 x 8 pixels: what looks like a pen's stroke is interpolation.",
             "Some writers may be in both splits: the data carry no names.",
+            _ASTRAY,
             _CRITIC,
         ),
     ),
@@ -121,6 +126,7 @@ RECIPES = {
         limits=(
             "Pictures are blurred: granules and the texture of nuclei are suggested, not shown.",
             "Cells come from one hospital, one stain and one device; other images look different.",
+            _ASTRAY,
             "A swap may change the whole cell where a specialist would look at one feature.",
             "The explained classifier was trained with another validation split, which holds "
             "some of the validation images here; its figures on the test split are clean.",

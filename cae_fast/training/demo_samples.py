@@ -72,6 +72,7 @@ def donor_samples(
     test: ImageDataset,
     *,
     per_class: int,
+    exemplars: int,
     seed: int,
 ) -> list[Sample]:
     """Individual codes of test images decoded with class codes of others.
@@ -85,6 +86,7 @@ def donor_samples(
         classify: Images to logits.
         test: Test images.
         per_class: Samples of each donor class.
+        exemplars: That the demo averages.
         seed: Of the drawing.
     """
     rng = np.random.default_rng([seed, 7])
@@ -102,7 +104,7 @@ def donor_samples(
         images = pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1
         logits = classify(images)
         sure = _softmax(logits)[:, label] >= _CONFIDENT
-        result = explainer.explain(images)
+        result = explainer.explain(images, k=exemplars)
         error = np.abs(np.asarray(result.reconstruction) - images).mean(axis=(1, 2, 3))
         good = sure & (np.asarray(result.status) == "flipped")
         order = [int(i) for i in np.argsort(error) if good[i]]

@@ -36,6 +36,7 @@ from .promises import measure_promises
 
 _SWAPS = 512
 _SAMPLES_PER_CLASS = 2
+_EXEMPLARS = 10  # that the demo averages: single codes may lie astray among another class's
 
 
 def main() -> None:
@@ -82,7 +83,13 @@ def make(recipe: Recipe, data: Path | None, work: Path, out: Path, docs: Path) -
         samples = digit_samples(splits.test, classifier, model.config.image_size)
     else:
         samples = donor_samples(
-            model, explainer, classifier, splits.test, per_class=_SAMPLES_PER_CLASS, seed=0
+            model,
+            explainer,
+            classifier,
+            splits.test,
+            per_class=_SAMPLES_PER_CLASS,
+            exemplars=_EXEMPLARS,
+            seed=0,
         )
     card = _card(recipe, model, classifier, bank, splits, samples)
     card["explanations"] = _explained(recipe, explainer, splits)
@@ -167,7 +174,7 @@ def _explained(recipe: Recipe, explainer: Explainer, splits: Splits) -> dict[str
     config = explainer.model.config
     images = splits.test.load(size=config.image_size, channels=config.in_channels)
     counted = {}
-    for k, exemplars in ((1, "the nearest exemplar"), (10, "the mean of 10 exemplars")):
+    for k, exemplars in ((1, "nearest exemplar"), (_EXEMPLARS, f"mean of {_EXEMPLARS} exemplars")):
         said = f"test images, towards the runner-up, {exemplars}"
         counted[said] = _statuses(explainer, images, None, k)
         if recipe.name == "digits":
@@ -219,6 +226,7 @@ def _card(
         },
         "targets": {s.name: s.target for s in samples if s.target is not None},
         "limits": list(recipe.limits),
+        "k": _EXEMPLARS,
         "notice": "For research, not for diagnosis.",
     }
 
