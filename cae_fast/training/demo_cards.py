@@ -120,8 +120,8 @@ RECIPES = {
             "Made by the model: the individual code of a test image decoded with the class code "
             "of a test image of another class; file names say both classes. Drawn at random; kept "
             "are those that the classifier gives the donor's class with a probability of 0.95 or "
-            "more, that the demo's explanation flips, and that the model reconstructs best. So "
-            "they show the model at its best. No original image is shipped."
+            "more, that an explanation flips with one exemplar and with ten, and that the model "
+            "reconstructs best. So they show the model at its best. No original image is shipped."
         ),
         limits=(
             "Pictures are blurred: granules and the texture of nuclei are suggested, not shown.",

@@ -78,7 +78,8 @@ def donor_samples(
     """Individual codes of test images decoded with class codes of others.
 
     Of each donor class, swaps are drawn at random; kept are those that the classifier is sure of
-    (0.95), that the demo's explanation flips, and whose reconstruction is nearest to them.
+    (0.95), that an explanation flips with the nearest exemplar and with several, and whose
+    reconstruction is nearest to them.
 
     Args:
         model: The model.
@@ -104,9 +105,11 @@ def donor_samples(
         images = pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1
         logits = classify(images)
         sure = _softmax(logits)[:, label] >= _CONFIDENT
+        nearest = explainer.explain(images)
         result = explainer.explain(images, k=exemplars)
         error = np.abs(np.asarray(result.reconstruction) - images).mean(axis=(1, 2, 3))
-        good = sure & (np.asarray(result.status) == "flipped")
+        flipped = np.asarray(result.status) == "flipped"
+        good = sure & flipped & (np.asarray(nearest.status) == "flipped")
         order = [int(i) for i in np.argsort(error) if good[i]]
         kept = _distinct(order, others, test.labels[others], used, per_class)
         for i in kept:
