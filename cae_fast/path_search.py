@@ -55,8 +55,8 @@ def search_rules(
     if not _is_number(min_probability) or not 0 <= min_probability <= 1:
         raise ValueError(f"min_probability must be in [0, 1], got {min_probability!r}")
     whole = isinstance(coarse, int) and not isinstance(coarse, bool)
-    if not whole or coarse < 1 or coarse & (coarse - 1):
-        raise ValueError(f"coarse must be a power of two, got {coarse!r}")
+    if not whole or not 1 <= coarse <= 4096 or coarse & (coarse - 1):
+        raise ValueError(f"coarse must be a power of two in [1, 4096], got {coarse!r}")
     grid = 1
     while grid < 1 / tolerance:
         grid *= 2
