@@ -143,8 +143,8 @@ class Explainer:
             k: Nearest rows averaged when `exemplars` is None.
             min_probability: A point has flipped only when its class has at least this probability,
                 in [0, 1].
-            coarse: Intervals looked at before bisection, a power of two of at most 4096; no more than
-                the grid are taken.
+            coarse: Intervals looked at before bisection, a power of two of at most 4096; no more
+                than the grid are taken.
             saliency_against: What the counterfactual is compared with.
             frames: Images decoded along each path for display, evenly in t; 0 or at least 2.
             names: N names for reports.
