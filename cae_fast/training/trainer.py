@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -97,7 +98,7 @@ class _Run:
         if options.classifier is not None:
             classifier, self.judge = judges.load_classifier(options.classifier, names)
         self.critic = None
-        if options.critic is not None and options.critic != NO_CRITIC:
+        if options.critic is not None and os.fspath(options.critic) != NO_CRITIC:
             self.critic = judges.load_critic(options.critic, names, channels, self.device)
         self.out = Path(options.out)
         if processes.first:  # the others may come when the first has begun to write
