@@ -158,12 +158,14 @@ def _explain(
         backend="auto",
     )
     sources = image_files([folder / "samples" if data is None else data])
-    targets = _card(folder).get("targets", {}) if data is None else {}
+    card = _card(folder)
+    targets = card.get("targets", {}) if data is None else {}
     return explain_files(
         explainer,
         sources,
         out,
         target=[targets.get(source.name) for source in sources] if targets else None,
+        k=card.get("k", 1),
         title=_TITLES[name],
         notes=notes,
         on_progress=on_progress,

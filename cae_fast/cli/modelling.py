@@ -46,7 +46,11 @@ def train(
         str | None, typer.Option(help="The classifier to be explained; measures the promises.")
     ] = None,
     critic: Annotated[
-        Path | None, typer.Option(help="A second .pt2 classifier that guides the decoder.")
+        Path | None,
+        typer.Option(
+            help="A .pt2 classifier that guides the decoder, other than the one to be explained; "
+            "trained first when absent, left out with none."
+        ),
     ] = None,
     augment: Annotated[str, typer.Option(help="none, flip or dihedral.")] = "flip",
     validation_fraction: Annotated[float, typer.Option(help="Share held out, by group.")] = 0.1,

@@ -27,6 +27,7 @@ from cae_fast.report.pictures import (
 _PIXELATED_BELOW = 100
 _LARGEST_TILE = 512
 _LARGEST_FRAME = 144
+_NAMES_SHOWN = 3
 
 
 def card_html(
@@ -112,12 +113,17 @@ def _change_tile(difference: npt.NDArray[Any]) -> str:
     return _tile("Signed change", note, signed_rgb(difference))
 
 
+def _named(exemplars: Sequence[str]) -> str:
+    """The exemplars' names, the nearest first; the table has all of them."""
+    more = len(exemplars) - _NAMES_SHOWN
+    return ", ".join(exemplars[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
 def _exemplar_tile(case: Case, exemplar: Any) -> list[str]:
     if case.status == "already_target" or exemplar is None:
         return []
-    names = ", ".join(case.exemplars)
     role = "the path's far end" if len(case.exemplars) == 1 else "the nearest of those averaged"
-    return [_tile("Exemplar", f"{role}: {names}", picture_pixels(exemplar))]
+    return [_tile("Exemplar", f"{role}: {_named(case.exemplars)}", picture_pixels(exemplar))]
 
 
 def _tile(name: str, note: str, pixels: Uint8, kind: str = "") -> str:
@@ -180,5 +186,5 @@ def _footer(case: Case) -> str:
     if case.bracket is not None:
         facts.append(f"bracket {case.bracket[0]:.4f} to {case.bracket[1]:.4f}")
     if case.exemplars and case.status != "already_target":
-        facts.append(f"exemplar {', '.join(case.exemplars)}")
+        facts.append(f"exemplar {_named(case.exemplars)}")
     return f"<footer>{escape(' · '.join(facts))}</footer>"

@@ -242,7 +242,11 @@ PoolTurn::PoolTurn() {
 // The pool exists while a turn is held, and locking its mutex cannot fail.
 // NOLINTNEXTLINE(bugprone-exception-escape)
 PoolTurn::~PoolTurn() {
-  if (turn_depth > 0 && --turn_depth == 0) {  // 0 in a child forked during the turn
+  if (turn_depth == 0) {  // in a child forked during the turn
+    return;
+  }
+  --turn_depth;
+  if (turn_depth == 0) {
     pool().leave_turn();
   }
 }
