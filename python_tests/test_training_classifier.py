@@ -94,6 +94,14 @@ def test_files_say_what_they_are(trained: ClassifierFiles) -> None:
     assert (produced.name, produced.shape[1]) == ("logits", 3)
 
 
+def test_files_do_not_name_folders_of_the_machine(trained: ClassifierFiles) -> None:
+    for path in (trained.pt2, trained.onnx):
+        content = Path(path).read_bytes()
+        assert b"classifier_network.py" not in content
+        assert str(Path(__file__).parent.parent).encode() not in content
+        assert b"cae_fast.classifier" in content  # what the file is stays said
+
+
 def test_same_seed_gives_the_same_network(data: Path, tmp_path: Path) -> None:
     logits = []
     images = ImageDataset.from_folder(data, "test").load(size=16, channels=1)

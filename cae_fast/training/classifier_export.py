@@ -39,6 +39,8 @@ def write_pt2(network: torch.nn.Module, path: Path, metadata: Mapping[str, Any])
         (_images(metadata, 2),),
         dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65_536)},),
     )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names folders of the machine that trained
     with atomic_write(path) as temporary:
         archive = io.BytesIO()  # torch's own file writer aborts the process on a full disk
         torch.export.save(program, archive, extra_files={METADATA_FILE: json.dumps(dict(metadata))})
@@ -91,6 +93,7 @@ def write_onnx(network: torch.nn.Module, path: Path, metadata: Mapping[str, Any]
     if program is None:
         raise ClassifierError(f"{path}: torch.onnx.export gave no program")
     model = program.model_proto
+    _forget_origin(model)
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(dict(metadata)))
     with atomic_write(path) as temporary:
         onnx.save_model(model, str(temporary))
@@ -100,6 +103,22 @@ def write_onnx(network: torch.nn.Module, path: Path, metadata: Mapping[str, Any]
             with torch.no_grad():
                 expected = network(images).numpy()
             _compare(path, expected, session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def _forget_origin(model: Any) -> None:
+    """Drops the exporter's notes from an ONNX model: they name folders of this machine."""
+    graph = model.graph
+    for part in (
+        model,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.initializer,
+        *graph.value_info,
+    ):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
 
 
 def _images(metadata: Mapping[str, Any], batch: int) -> torch.Tensor:
