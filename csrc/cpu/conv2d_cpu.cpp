@@ -21,7 +21,7 @@ void run_task(const KernelTable& table, const ConvPlan& plan, const ConvTask& ta
   float* out = image.out + phase.out_offset + chunk.line * phase.out_line_stride;
   for (int64_t i = task.panel; i < task.panel + task.panels; ++i) {
     const ConvPanel& panel = phase.panels[static_cast<size_t>(i)];
-    StripArgs strip;
+    StripArgs strip{};
     strip.a_point_stride = phase.in_point_stride;
     strip.a_segment_stride = phase.in_segment_stride;
     strip.segments = phase.segments;

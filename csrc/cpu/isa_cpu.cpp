@@ -13,7 +13,7 @@ std::vector<const KernelTable*> available_tables() {
 #if defined(CAE_X86_KERNELS)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     tables.push_back(&kAvx2Kernels);
-    if (__builtin_cpu_supports("avx512f")) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")) {
       tables.push_back(&kAvx512Kernels);
     }
   }

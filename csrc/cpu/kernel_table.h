@@ -10,7 +10,8 @@ namespace cae::cpu {
 
 /// One line of points times one panel of output channels:
 ///   out[p, c] = sum over s, k of a[p * a_point_stride + s * a_segment_stride + k] * b[(s, k), c]
-/// for p < points, c < channels, s < segments, k < segment_length, summed in order of (s, k).
+/// for p < points, c < channels, s < segments, k < segment_length, summed in order of (s, k); each
+/// segment for itself first if `split`, which loses fewer bits in long sums.
 /// `b` is packed [segments * segment_length][width], width = channels rounded up to whole vectors.
 struct StripArgs {
   const float* a;
@@ -23,6 +24,10 @@ struct StripArgs {
   int64_t out_point_stride;
   int64_t points;
   int64_t channels;
+  bool split;
+  const float* next_a;  // what will be read soon: fetched into the cache meanwhile, or null
+  const float* next_b;
+  int64_t next_floats;  // of each
 };
 
 /// Mean and sum of squared deviations from it, per channel, over lines x points.
@@ -50,13 +55,69 @@ struct AffineArgs {
   bool relu;
 };
 
+/// out = tanh(in), to within 4e-7.
+struct TanhArgs {
+  const float* in;
+  float* out;
+  int64_t count;
+};
+
+/// Input transform of one Winograd tile, all channels. Pixel (i, j) of its patch, 6 x 6 for 3x3
+/// filters and 10 x 10 for 4x4 filters of stride 2, is number rows[i] + columns[j] of the image.
+/// Its value is [residual +] [relu](scale[c] * in + shift[c]).
+struct WinogradInputArgs {
+  const float* in;        // [pixels, channels]
+  const float* scale;     // [channels]
+  const float* shift;     // [channels]
+  const float* residual;  // [pixels, channels] or null
+  float* stream;          // where the tile's own pixels are kept, [pixels, channels], or null
+  int64_t stream_rows;    // of the tile's own 4 x 4 pixels, how many rows and columns exist
+  int64_t stream_columns;
+  bool relu;
+  int64_t channels;
+  const int64_t* rows;
+  const int64_t* columns;
+  float* products;  // of frequency 0; 4x4 filters: [4 phases][channels]
+  int64_t frequency_stride;
+};
+
+/// Output transform of one Winograd tile for some channels: stores pixels [row_begin, row_end) x
+/// [column_begin, column_end) of it and merges their moments into `mean` and `m2` unless null.
+struct WinogradOutputArgs {
+  const float* products;  // of frequency 0
+  int64_t frequency_stride;
+  int64_t phase_stride;  // between the four phases of an upsampling tile
+  int64_t channels;
+  float* out;        // the tile's first pixel
+  bool past_caches;  // what is too large for them anyway; whole cache lines only
+  int64_t out_row_stride;
+  int64_t out_pixel_stride;
+  int64_t row_begin;
+  int64_t row_end;
+  int64_t column_begin;
+  int64_t column_end;
+  float* mean;  // [channels]
+  float* m2;    // [channels]
+  float inverse_pixels;
+  float mean_weight;  // pixels / (pixels + pixels before)
+  float m2_weight;    // pixels before * mean_weight
+};
+
 struct KernelTable {
   const char* name;
   int64_t vector_width;  // floats
   int64_t panel_width;   // output channels of a full panel, a multiple of vector_width
   void (*strip)(const StripArgs&);
+  void (*narrow_strip)(const StripArgs&);  // width = channels: 8, 16, 24 or 32
   void (*moments)(const MomentsArgs&);
   void (*affine)(const AffineArgs&);
+  void (*tanh)(const TanhArgs&);
+  void (*winograd_input3)(const WinogradInputArgs&);   // 3x3 filters, 36 frequencies
+  void (*winograd_input2)(const WinogradInputArgs&);   // 4x4 filters of stride 2, 25 frequencies
+  void (*winograd_output3)(const WinogradOutputArgs&);
+  void (*winograd_output2)(const WinogradOutputArgs&);
+  void (*winograd_upsample)(const WinogradOutputArgs&);
+  void (*fence)();  // before other threads read what was stored past the caches
 };
 
 extern const KernelTable kPortableKernels;

@@ -14,7 +14,7 @@ constexpr int64_t kPanelsPerTask = 8;
 
 void run_panel(const KernelTable& table, const LinearPlan& plan, const ConvPanel& panel,
                const float* in, int64_t rows, bool relu, float* out) {
-  StripArgs strip;
+  StripArgs strip{};
   strip.a = in;
   strip.a_point_stride = plan.in_features;
   strip.a_segment_stride = 0;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A task is a few rows of one image. Whoever writes a row also writes its side borders and the
-// border rows that repeat it, so one pass suffices even where the output is its own residual.
+// border rows that repeat it, so one pass suffices.
 #include <algorithm>
-#include <cmath>
 
+#include "cpu/border.h"
 #include "cpu/isa_cpu.h"
 #include "cpu/parallel_cpu.h"
 #include "ops/pad_image.h"
@@ -13,17 +13,6 @@ namespace {
 
 constexpr int64_t kRowsPerTask = 8;
 
-/// Index inside [0, size) that position `i` of the padded axis repeats.
-int64_t source_index(int64_t i, int64_t size, Padding padding) {
-  if (padding == Padding::kReplicate) {
-    return std::clamp<int64_t>(i, 0, size - 1);
-  }
-  if (i < 0) {
-    return -i;
-  }
-  return i < size ? i : 2 * size - 2 - i;
-}
-
 /// Fills the side borders of row y and copies it to the border rows that repeat it.
 void fill_border(const PaddedShape& shape, int64_t y, float* out) {
   const int64_t pad = shape.pad;
@@ -31,12 +20,12 @@ void fill_border(const PaddedShape& shape, int64_t y, float* out) {
   float* line = out + (y + pad) * row;
   for (int64_t i = 0; i < 2 * pad; ++i) {
     const int64_t x = i < pad ? i - pad : shape.width + i - pad;
-    const float* from = line + (source_index(x, shape.width, shape.padding) + pad) * shape.channels;
+    const float* from = line + (border_index(x, shape.width, shape.padding) + pad) * shape.channels;
     std::copy_n(from, shape.channels, line + (x + pad) * shape.channels);
   }
   for (int64_t i = 0; i < 2 * pad; ++i) {
     const int64_t border = i < pad ? i - pad : shape.height + i - pad;
-    if (source_index(border, shape.height, shape.padding) == y) {
+    if (border_index(border, shape.height, shape.padding) == y) {
       std::copy_n(line, row, out + (border + pad) * row);
     }
   }
@@ -82,23 +71,32 @@ void planes_to_row(const float* from, int64_t from_stride, int64_t width, int64_
   }
 }
 
+/// Row y of a source.
+void load_row(const PaddedShape& shape, const ConvSource& source, int64_t y, float* out) {
+  const int64_t offset = y * shape.width * shape.channels;
+  AffineArgs args;
+  args.in = source.in + offset;
+  args.scale = source.scale;
+  args.shift = source.shift;
+  args.residual = source.residual == nullptr ? nullptr : source.residual + offset;
+  args.out = out;
+  args.pixels = shape.width;
+  args.channels = shape.channels;
+  args.relu = source.relu;
+  kernels().affine(args);
+}
+
 }  // namespace
 
 void pad_image(const PaddedShape& shape, const std::vector<PadImage>& images) {
-  const KernelTable& table = kernels();
   for_rows(shape, images.size(), [&](size_t n, int64_t y) {
     const PadImage& image = images[n];
-    const int64_t offset = shape.interior() + y * shape.row_stride();
-    AffineArgs args;
-    args.in = image.in + y * shape.width * shape.channels;
-    args.scale = image.scale;
-    args.shift = image.shift;
-    args.residual = image.residual == nullptr ? nullptr : image.residual + offset;
-    args.out = image.out + offset;
-    args.pixels = shape.width;
-    args.channels = shape.channels;
-    args.relu = image.relu;
-    table.affine(args);
+    float* row = image.out + shape.interior() + y * shape.row_stride();
+    const int64_t floats = shape.width * shape.channels;
+    load_row(shape, image.source, y, row);
+    if (image.stream != nullptr) {
+      std::copy_n(row, floats, image.stream + y * floats);
+    }
     fill_border(shape, y, image.out);
   });
 }
@@ -112,26 +110,19 @@ void pad_planes(const PaddedShape& shape, const std::vector<PadPlanes>& images) 
   });
 }
 
-void unpad_planes(const PaddedShape& shape, const std::vector<const float*>& in, float* planes) {
+void source_planes(const PaddedShape& shape, const std::vector<ConvSource>& sources, float* planes,
+                   Scratch& scratch) {
   const int64_t plane = shape.height * shape.width;
-  for_rows(shape, in.size(), [&](size_t n, int64_t y) {
-    const float* from = in[n] + shape.interior() + y * shape.row_stride();
-    float* to = planes + static_cast<int64_t>(n) * shape.channels * plane + y * shape.width;
-    row_to_planes(from, shape.width, shape.channels, to, plane);
-  });
-}
-
-void tanh_planes(const PaddedShape& shape, const std::vector<const float*>& in, const float* bias,
-                 float* planes) {
-  const int64_t plane = shape.height * shape.width;
-  for_rows(shape, in.size(), [&](size_t n, int64_t y) {
-    const float* from = in[n] + y * shape.width * shape.channels;
-    float* to = planes + static_cast<int64_t>(n) * shape.channels * plane + y * shape.width;
-    for (int64_t c = 0; c < shape.channels; ++c) {
-      for (int64_t x = 0; x < shape.width; ++x) {
-        to[c * plane + x] = std::tanh(from[x * shape.channels + c] + bias[c]);
-      }
-    }
+  const PoolTurn turn;
+  scratch.reserve(shape.width * shape.channels, turn.threads());
+  const int64_t tasks = shape.height * static_cast<int64_t>(sources.size());
+  parallel_for(tasks, [&](int64_t task, int worker) {
+    const int64_t n = task / shape.height;
+    const int64_t y = task % shape.height;
+    float* row = scratch.worker(worker);
+    load_row(shape, sources[static_cast<size_t>(n)], y, row);
+    row_to_planes(row, shape.width, shape.channels,
+                  planes + n * shape.channels * plane + y * shape.width, plane);
   });
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Workers sleep on a condition variable between jobs; a job's tasks are handed out by an atomic
-// counter. The pool is never destroyed: at exit its sleeping threads end with the process, and a
+// Between jobs workers spin for some tens of microseconds, about what waking them takes, and then
+// sleep on a condition variable; a job's tasks are handed out by an atomic counter. The pool is never destroyed: at exit its sleeping threads end with the process, and a
 // forked child, where they do not exist, abandons it for a new one.
 #include "cpu/parallel_cpu.h"
 
@@ -25,7 +25,7 @@ namespace cae::cpu {
 namespace {
 
 struct Job {
-  const std::function<void(int64_t)>* body = nullptr;
+  const TaskFunction* body = nullptr;
   int64_t tasks = 0;
   std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
@@ -34,13 +34,16 @@ struct Job {
 };
 
 thread_local int turn_depth = 0;        // turns this thread holds
+thread_local int turn_threads = 1;      // threads of the outermost one
 thread_local bool inside_task = false;  // this thread is running a body
+thread_local int current_worker = 0;
 
-void run_tasks(Job& job) {
+void run_tasks(Job& job, int worker) {
   inside_task = true;
+  current_worker = worker;
   for (int64_t task = job.next++; task < job.tasks && !job.failed; task = job.next++) {
     try {
-      (*job.body)(task);
+      (*job.body)(task, worker);
     } catch (...) {
       const std::lock_guard<std::mutex> lock(job.error_mutex);
       if (!job.error) {
@@ -70,9 +73,11 @@ class Pool {
     turn_changed_.notify_all();
   }
 
-  /// The caller holds the turn.
-  void run(int64_t tasks, const std::function<void(int64_t)>& body, int threads) {
+  /// The caller holds the turn. `spin` while waiting: not with fewer cores than threads, where who
+  /// spins keeps off who works.
+  void run(int64_t tasks, const TaskFunction& body, int threads, bool spin) {
     resize(static_cast<size_t>(threads - 1));
+    workers_spin_ = spin;
     Job job;
     job.body = &body;
     job.tasks = tasks;
@@ -83,12 +88,16 @@ class Pool {
         ++job_number_;
       }
       job_changed_.notify_all();
-      run_tasks(job);
+      run_tasks(job, 0);
+      {
+        const std::lock_guard<std::mutex> lock(job_mutex_);
+        job_ = nullptr;  // a worker that has not woken yet stays out
+      }
+      spin_until([&] { return busy_ == 0; });
       std::unique_lock<std::mutex> lock(job_mutex_);
-      job_ = nullptr;  // a worker that has not woken yet stays out
       workers_idle_.wait(lock, [&] { return busy_ == 0; });
     } else {
-      run_tasks(job);
+      run_tasks(job, 0);
     }
     if (job.error) {
       std::rethrow_exception(job.error);
@@ -125,7 +134,7 @@ class Pool {
           const std::lock_guard<std::mutex> lock(job_mutex_);
           wanted_ = index + 1;
         }
-        workers_.emplace_back([this, index, seen = job_number_] { work(index, seen); });
+        workers_.emplace_back([this, index, seen = job_number_.load()] { work(index, seen); });
       }
     } catch (const std::exception&) {  // no more threads for this process: the others suffice
       const std::lock_guard<std::mutex> lock(job_mutex_);
@@ -136,9 +145,21 @@ class Pool {
   }
 
  private:
+  template <class Condition>
+  void spin_until(const Condition& condition) {
+    if (workers_spin_) {
+      for (int spin = 0; spin < kSpins && !condition(); ++spin) {
+        pause_core();
+      }
+    }
+  }
+
   void work(size_t index, uint64_t seen) {
     std::unique_lock<std::mutex> lock(job_mutex_);
     for (;;) {
+      lock.unlock();
+      spin_until([&] { return job_number_ != seen; });
+      lock.lock();
       job_changed_.wait(lock, [&] { return index >= wanted_ || job_number_ != seen; });
       if (index >= wanted_) {
         return;
@@ -150,7 +171,7 @@ class Pool {
       }
       ++busy_;
       lock.unlock();
-      run_tasks(*job);
+      run_tasks(*job, static_cast<int>(index) + 1);
       lock.lock();
       if (--busy_ == 0) {
         workers_idle_.notify_all();
@@ -158,6 +179,7 @@ class Pool {
     }
   }
 
+  static constexpr int kSpins = 2000;  // 20 to 80 us
   static constexpr size_t kNothingRefused = std::numeric_limits<size_t>::max();
 
   [[maybe_unused]] Pool* const abandoned_;  // what a child cannot free stays reachable
@@ -174,8 +196,9 @@ class Pool {
   size_t refused_ = kNothingRefused;  // number of workers not to be had: asked for only once
   size_t wanted_ = 0;
   Job* job_ = nullptr;
-  uint64_t job_number_ = 0;
-  int busy_ = 0;
+  std::atomic<uint64_t> job_number_{0};  // changes with the mutex held
+  std::atomic<int> busy_{0};             // likewise
+  std::atomic<bool> workers_spin_{false};
 };
 
 std::atomic<Pool*> current_pool{nullptr};
@@ -212,8 +235,14 @@ int wanted_threads(int most) {
   return threads >= 1 && threads < most ? static_cast<int>(threads) : most;
 }
 
+/// Cores this process may use, asked once: the answer takes reading files.
+int core_count() {
+  static const int cores = usable_cores();
+  return cores;
+}
+
 std::atomic<int>& thread_count() {
-  static std::atomic<int> count{wanted_threads(std::min(usable_cores(), kMaxThreads))};
+  static std::atomic<int> count{wanted_threads(std::min(core_count(), kMaxThreads))};
   return count;
 }
 
@@ -235,6 +264,7 @@ void set_num_threads(int threads) {
 PoolTurn::PoolTurn() {
   if (turn_depth == 0) {
     pool().take_turn();
+    turn_threads = get_num_threads();
   }
   ++turn_depth;
 }
@@ -251,18 +281,20 @@ PoolTurn::~PoolTurn() {
   }
 }
 
-void parallel_for(int64_t tasks, const std::function<void(int64_t)>& body) {
+int PoolTurn::threads() const { return inside_task ? current_worker + 1 : turn_threads; }
+
+void run_parallel(int64_t tasks, const TaskFunction& body) {
   if (tasks <= 0) {
     return;
   }
   if (inside_task) {
     for (int64_t task = 0; task < tasks; ++task) {
-      body(task);
+      body(task, current_worker);
     }
     return;
   }
   const PoolTurn turn;
-  pool().run(tasks, body, get_num_threads());
+  pool().run(tasks, body, turn.threads(), turn.threads() <= core_count());
 }
 
 }  // namespace cae::cpu

@@ -6,6 +6,8 @@
 
 #include "cpu/parallel_cpu.h"
 #include "engine/engine.h"
+#include "engine/layer_chain.h"
+#include "ops/pad_image.h"
 #include "ops/path_codes.h"
 
 namespace cae {
@@ -19,35 +21,33 @@ struct Modulation {
   const float* scale(size_t conv) const { return shift(conv) + channels; }
 };
 
-void layer_norm(const UpsampleLayer& layer, const PaddedShape& next,
-                std::vector<WorkspaceSlot>& slots, int64_t count) {
-  std::vector<PadImage> pads;
-  for (int64_t i = 0; i < count; ++i) {
-    WorkspaceSlot& slot = slots[static_cast<size_t>(i)];
-    layer_norm_affine(merge_moments(layer.plan, slot.partials.data()), layer.bias.data(),
+void layer_norm(const UpsampleLayer& layer, LayerChain& chain) {
+  for (int64_t i = 0; i < chain.count(); ++i) {
+    WorkspaceSlot& slot = chain.slot(i);
+    layer_norm_affine(merge_moments(layer.layer, slot.partials.data()), layer.bias.data(),
                       layer.gamma.data(), layer.beta.data(), slot.scale.data(), slot.shift.data());
-    pads.push_back(
-        {slot.raw.data(), slot.scale.data(), slot.shift.data(), nullptr, slot.padded.data(), true});
   }
-  pad_image(next, pads);
 }
 
 }  // namespace
 
 void Engine::share_wave(const std::vector<const float*>& individual,
                         const std::vector<SharedImage*>& images) {
-  const ConvPlan& plan = network_.decoder_blocks.front();
+  const ConvLayer& layer = network_.decoder_blocks.front();
   std::vector<PadPlanes> pads;
-  std::vector<ConvImage> convs;
+  std::vector<LayerImage> convs;
   for (size_t i = 0; i < images.size(); ++i) {
+    WorkspaceSlot& slot = workspace_.slots[i];
     pads.push_back({individual[i], images[i]->stream.data()});
+    const ConvSource source{images[i]->stream.data(), workspace_.ones.data(),
+                            workspace_.zeros.data(), nullptr, false};
     convs.push_back(
-        {images[i]->stream.data(), images[i]->first.data(), workspace_.slots[i].partials.data()});
+        {source, nullptr, slot.padded.data(), images[i]->first.data(), slot.partials.data()});
   }
-  pad_planes(plan.in, pads);
-  conv2d(plan, convs);
+  pad_planes({layer.height, layer.width, layer.channels, 0, Padding::kReflect}, pads);
+  run_layer(layer, convs, workspace_.scratch);
   for (size_t i = 0; i < images.size(); ++i) {
-    images[i]->moments = merge_moments(plan, convs[i].partials);
+    images[i]->moments = merge_moments(layer, convs[i].partials);
   }
 }
 
@@ -73,7 +73,6 @@ std::vector<SharedImage> Engine::share(const TensorView<const float>& individual
 
 void Engine::decode_wave(const SharedImage* const* points, int64_t count, const float* class_code,
                          float* images) {
-  std::vector<WorkspaceSlot>& slots = workspace_.slots;
   const auto& blocks = network_.decoder_blocks;
   linear(network_.modulation[0], class_code, count, true, workspace_.hidden[0].data());
   linear(network_.modulation[1], workspace_.hidden[0].data(), count, true,
@@ -81,43 +80,32 @@ void Engine::decode_wave(const SharedImage* const* points, int64_t count, const 
   linear(network_.modulation[2], workspace_.hidden[1].data(), count, false,
          workspace_.modulation.data());
 
+  LayerChain chain(workspace_, count);
+  std::vector<ConvSource> sources;
   for (size_t conv = 0; conv < blocks.size(); ++conv) {
-    const bool first_of_block = conv % 2 == 0;
-    const bool last = conv + 1 == blocks.size();
     if (conv > 0) {
-      run_conv(blocks[conv], first_of_block ? ConvInput::kStream : ConvInput::kPadded, true, slots,
-               count);
+      chain.run(blocks[conv], sources, true, conv % 2 == 0 && conv > 0);
     }
-    std::vector<PadImage> pads;
     for (int64_t i = 0; i < count; ++i) {
-      WorkspaceSlot& slot = slots[static_cast<size_t>(i)];
-      const SharedImage& shared = *points[i];
+      WorkspaceSlot& slot = chain.slot(i);
       const Modulation modulation{workspace_.modulation.data() + i * config().modulation_numel(),
                                   config().code_channels()};
-      adain_affine(conv == 0 ? shared.moments : merge_moments(blocks[conv], slot.partials.data()),
+      adain_affine(conv == 0 ? points[i]->moments : merge_moments(blocks[conv], slot.partials.data()),
                    modulation.scale(conv), modulation.shift(conv), slot.scale.data(),
                    slot.shift.data());
-      const float* residual = conv == 1 ? shared.stream.data() : slot.stream.data();
-      pads.push_back({conv == 0 ? shared.first.data() : slot.raw.data(), slot.scale.data(),
-                      slot.shift.data(), first_of_block ? nullptr : residual,
-                      first_of_block || last ? slot.padded.data() : slot.stream.data(),
-                      first_of_block});
     }
-    pad_image(last ? network_.upsamples[0].plan.in : blocks[conv + 1].in, pads);
+    sources = conv % 2 == 0 ? chain.sources(true) : chain.residual_sources();
+    for (size_t i = 0; i < sources.size() && conv < 2; ++i) {
+      (conv == 0 ? sources[i].in : sources[i].residual) =
+          conv == 0 ? points[i]->first.data() : points[i]->stream.data();
+    }
   }
-
-  run_conv(network_.upsamples[0].plan, ConvInput::kPadded, true, slots, count);
-  layer_norm(network_.upsamples[0], network_.upsamples[1].plan.in, slots, count);
-  run_conv(network_.upsamples[1].plan, ConvInput::kPadded, true, slots, count);
-  layer_norm(network_.upsamples[1], network_.out.plan.in, slots, count);
-  run_conv(network_.out.plan, ConvInput::kPadded, false, slots, count);
-  std::vector<const float*> raws;
-  for (int64_t i = 0; i < count; ++i) {
-    raws.push_back(slots[static_cast<size_t>(i)].raw.data());
+  for (const UpsampleLayer& upsample : network_.upsamples) {
+    chain.run(upsample.layer, sources, true);
+    layer_norm(upsample, chain);
+    sources = chain.sources(true);
   }
-  const ConvPlan& out = network_.out.plan;
-  tanh_planes({out.out_height, out.out_width, out.out_channels, 0, Padding::kReflect}, raws,
-              network_.out.bias.data(), images);
+  output_conv(network_.out, sources, images, workspace_.scratch);
 }
 
 void Engine::decode_points(const std::vector<const SharedImage*>& points, const float* class_code,

@@ -4,34 +4,30 @@
 
 #include "cpu/parallel_cpu.h"
 #include "engine/engine.h"
+#include "engine/layer_chain.h"
+#include "ops/pad_image.h"
 
 namespace cae {
 namespace {
 
-/// Instance norm of the last convolution's output, written as the next one's padded input.
-/// `stream`: onto the residual stream, which is added to if `add`; else to `padded` with a ReLU.
-void normalise(const ConvPlan& plan, const PaddedShape& next, bool stream, bool relu, bool add,
-               std::vector<WorkspaceSlot>& slots, int64_t count) {
-  std::vector<PadImage> images;
-  for (int64_t i = 0; i < count; ++i) {
-    WorkspaceSlot& slot = slots[static_cast<size_t>(i)];
-    instance_norm_affine(merge_moments(plan, slot.partials.data()), slot.scale.data(),
+/// Instance norm of the last layer's outputs.
+void normalise(const ConvLayer& layer, LayerChain& chain) {
+  for (int64_t i = 0; i < chain.count(); ++i) {
+    WorkspaceSlot& slot = chain.slot(i);
+    instance_norm_affine(merge_moments(layer, slot.partials.data()), slot.scale.data(),
                          slot.shift.data());
-    float* out = stream ? slot.stream.data() : slot.padded.data();
-    images.push_back(
-        {slot.raw.data(), slot.scale.data(), slot.shift.data(), add ? out : nullptr, out, relu});
   }
-  pad_image(next, images);
 }
 
-void load_images(const PaddedShape& shape, const float* images, std::vector<WorkspaceSlot>& slots,
-                 int64_t count) {
+/// The first layer's sources: it finds its padded input in place.
+std::vector<ConvSource> load_images(const ConvLayer& layer, const float* images,
+                                    LayerChain& chain) {
   std::vector<PadPlanes> pads;
-  for (int64_t i = 0; i < count; ++i) {
-    pads.push_back({images + i * shape.channels * shape.height * shape.width,
-                    slots[static_cast<size_t>(i)].padded.data()});
+  for (int64_t i = 0; i < chain.count(); ++i) {
+    pads.push_back({images + i * layer.in_size(), chain.slot(i).padded.data()});
   }
-  pad_planes(shape, pads);
+  pad_planes(layer.direct.in, pads);
+  return std::vector<ConvSource>(static_cast<size_t>(chain.count()));
 }
 
 }  // namespace
@@ -62,49 +58,40 @@ void Engine::encode_class(const TensorView<const float>& images,
 }
 
 void Engine::encode_individual_wave(const float* images, int64_t count, float* individual) {
-  std::vector<WorkspaceSlot>& slots = workspace_.slots;
+  LayerChain chain(workspace_, count);
   const auto& convs = network_.individual_convs;
   const auto& blocks = network_.individual_blocks;
-  load_images(convs[0].in, images, slots, count);
   for (size_t i = 0; i < convs.size(); ++i) {
-    run_conv(convs[i], ConvInput::kPadded, true, slots, count);
-    const bool last = i + 1 == convs.size();
-    normalise(convs[i], last ? blocks[0].in : convs[i + 1].in, last, true, false, slots, count);
+    chain.run(convs[i], i == 0 ? load_images(convs[0], images, chain) : chain.sources(true), true);
+    normalise(convs[i], chain);
   }
-  for (size_t i = 0; i < blocks.size(); i += 2) {
-    run_conv(blocks[i], ConvInput::kStream, true, slots, count);
-    normalise(blocks[i], blocks[i + 1].in, false, true, false, slots, count);
-    run_conv(blocks[i + 1], ConvInput::kPadded, true, slots, count);
-    normalise(blocks[i + 1], blocks[i].in, true, false, true, slots, count);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const bool first_of_block = i % 2 == 0;
+    chain.run(blocks[i], first_of_block && i > 0 ? chain.residual_sources() : chain.sources(true),
+              true, first_of_block);
+    normalise(blocks[i], chain);
   }
-  std::vector<const float*> streams;
-  for (int64_t i = 0; i < count; ++i) {
-    streams.push_back(slots[static_cast<size_t>(i)].stream.data());
-  }
-  unpad_planes(blocks[0].in, streams, individual);
+  const ConvLayer& last = blocks.back();
+  source_planes({last.out_height, last.out_width, last.out_channels, 0, Padding::kReflect},
+                chain.residual_sources(), individual, workspace_.scratch);
 }
 
 void Engine::encode_class_wave(const float* images, int64_t count, float* class_code) {
-  std::vector<WorkspaceSlot>& slots = workspace_.slots;
+  LayerChain chain(workspace_, count);
   const auto& convs = network_.class_convs;
-  load_images(convs[0].plan.in, images, slots, count);
   for (size_t i = 0; i < convs.size(); ++i) {
-    run_conv(convs[i].plan, ConvInput::kPadded, false, slots, count);
-    if (i + 1 == convs.size()) {
-      break;
+    std::vector<ConvSource> sources =
+        i == 0 ? load_images(convs[0].layer, images, chain) : chain.sources(true);
+    for (size_t n = 0; i > 0 && n < sources.size(); ++n) {
+      sources[n].scale = workspace_.ones.data();
+      sources[n].shift = convs[i - 1].bias.data();
     }
-    std::vector<PadImage> pads;
-    for (int64_t n = 0; n < count; ++n) {
-      WorkspaceSlot& slot = slots[static_cast<size_t>(n)];
-      pads.push_back({slot.raw.data(), workspace_.ones.data(), convs[i].bias.data(), nullptr,
-                      slot.padded.data(), true});
-    }
-    pad_image(convs[i + 1].plan.in, pads);
+    chain.run(convs[i].layer, sources, false);
   }
-  const ConvPlan& last = convs.back().plan;
+  const ConvLayer& last = convs.back().layer;
   std::vector<const float*> raws;
-  for (int64_t i = 0; i < count; ++i) {
-    raws.push_back(slots[static_cast<size_t>(i)].raw.data());
+  for (const ConvSource& source : chain.sources(true)) {
+    raws.push_back(source.in);
   }
   // the mean over pixels and the 1x1 head are both linear, so the mean goes first
   relu_mean({last.out_height, last.out_width, last.out_channels, 0, Padding::kReflect}, raws,

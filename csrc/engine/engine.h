@@ -16,7 +16,8 @@ namespace cae {
 class Engine {
  public:
   /// `max_batch` >= 1 bounds the images in flight and with them the workspace.
-  Engine(const NetworkConfig& config, const WeightMap& weights, int64_t max_batch);
+  Engine(const NetworkConfig& config, const WeightMap& weights, int64_t max_batch,
+         Arithmetic arithmetic = Arithmetic::kFast);
 
   const NetworkConfig& config() const { return network_.config; }
 

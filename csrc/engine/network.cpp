@@ -100,29 +100,30 @@ TensorView<const float> read_weight(WeightReader& reader, const ConvSpec& spec) 
                     {spec.out_channels, spec.in_channels, spec.kernel, spec.kernel});
 }
 
-ConvPlan plan(const TensorView<const float>& weight, const ConvSpec& spec) {
-  return plan_conv2d(weight, spec.size, spec.size, spec.stride, spec.pad);
+ConvLayer plan(const TensorView<const float>& weight, const ConvSpec& spec, Arithmetic arithmetic) {
+  return plan_layer(weight, spec.size, spec.size, spec.stride, spec.pad, arithmetic);
 }
 
 /// Convolutions whose biases an instance norm takes off again.
-std::vector<ConvPlan> unbiased_convs(WeightReader& reader, const std::vector<ConvSpec>& specs) {
-  std::vector<ConvPlan> plans;
+std::vector<ConvLayer> unbiased_convs(WeightReader& reader, const std::vector<ConvSpec>& specs,
+                                      Arithmetic arithmetic) {
+  std::vector<ConvLayer> layers;
   for (const ConvSpec& spec : specs) {
     const TensorView<const float> weight = read_weight(reader, spec);
     const auto bias = reader.vector(spec.name + ".bias", spec.out_channels);
     if (weight.data != nullptr) {
-      plans.push_back(plan(weight, spec));
+      layers.push_back(plan(weight, spec, arithmetic));
     }
   }
-  return plans;
+  return layers;
 }
 
-BiasedConv biased_conv(WeightReader& reader, const ConvSpec& spec) {
+BiasedConv biased_conv(WeightReader& reader, const ConvSpec& spec, Arithmetic arithmetic) {
   BiasedConv conv;
   const TensorView<const float> weight = read_weight(reader, spec);
   conv.bias = reader.vector(spec.name + ".bias", spec.out_channels);
   if (weight.data != nullptr) {
-    conv.plan = plan(weight, spec);
+    conv.layer = plan(weight, spec, arithmetic);
   }
   return conv;
 }
@@ -140,7 +141,8 @@ LinearPlan read_linear(WeightReader& reader, const std::string& name, int64_t ou
   return plan_linear({weight.data, {out, in}}, bias);
 }
 
-UpsampleLayer read_upsample(WeightReader& reader, const NetworkConfig& config, int index) {
+UpsampleLayer read_upsample(WeightReader& reader, const NetworkConfig& config, int index,
+                            Arithmetic arithmetic) {
   const int64_t in_channels = config.code_channels() >> index;
   const int64_t out_channels = in_channels / 2;
   const int64_t size = config.code_size() << index;
@@ -152,9 +154,19 @@ UpsampleLayer read_upsample(WeightReader& reader, const NetworkConfig& config, i
   layer.gamma = reader.vector(norm + ".gamma", out_channels);
   layer.beta = reader.vector(norm + ".beta", out_channels);
   if (weight.data != nullptr) {
-    layer.plan = plan_upsample_conv(weight, size, size);
+    layer.layer = plan_upsample_layer(weight, size, size, arithmetic);
   }
   return layer;
+}
+
+OutputConv read_output(WeightReader& reader, const NetworkConfig& config) {
+  const auto weight =
+      reader.get("decoder.out.weight", {config.in_channels, config.channels, 7, 7});
+  const auto bias = reader.vector("decoder.out.bias", config.in_channels);
+  if (weight.data == nullptr || bias.empty()) {
+    return {};
+  }
+  return plan_output_conv(weight, bias.data(), config.image_size, config.image_size);
 }
 
 void check_range(const char* field, int64_t value, int64_t least, int64_t most) {
@@ -162,28 +174,26 @@ void check_range(const char* field, int64_t value, int64_t least, int64_t most) 
             value);
 }
 
-Network read_network(const NetworkConfig& config, WeightReader& reader) {
-  const int64_t w = config.channels;
+Network read_network(const NetworkConfig& config, WeightReader& reader, Arithmetic arithmetic) {
   Network network;
   network.config = config;
   for (const ConvSpec& spec : class_specs(config)) {
-    network.class_convs.push_back(biased_conv(reader, spec));
+    network.class_convs.push_back(biased_conv(reader, spec, arithmetic));
   }
   network.class_head =
       read_linear(reader, "class_encoder.head", config.code_dim, config.code_channels(), {1, 1});
-  network.individual_convs = unbiased_convs(reader, individual_specs(config));
-  network.individual_blocks = unbiased_convs(reader, block_specs(config, "individual_encoder"));
+  network.individual_convs = unbiased_convs(reader, individual_specs(config), arithmetic);
+  network.individual_blocks = unbiased_convs(reader, block_specs(config, "individual_encoder"), arithmetic);
   const int64_t hidden = config.modulation_width;
   network.modulation.push_back(read_linear(reader, "modulation.linear0", hidden, config.code_dim));
   network.modulation.push_back(read_linear(reader, "modulation.linear1", hidden, hidden));
   network.modulation.push_back(
       read_linear(reader, "modulation.linear2", config.modulation_numel(), hidden));
-  network.decoder_blocks = unbiased_convs(reader, block_specs(config, "decoder"));
+  network.decoder_blocks = unbiased_convs(reader, block_specs(config, "decoder"), arithmetic);
   for (int i = 0; i < 2; ++i) {
-    network.upsamples.push_back(read_upsample(reader, config, i));
+    network.upsamples.push_back(read_upsample(reader, config, i, arithmetic));
   }
-  network.out =
-      biased_conv(reader, {"decoder.out", config.in_channels, w, 7, config.image_size, 1, 3});
+  network.out = read_output(reader, config);
   return network;
 }
 
@@ -201,21 +211,23 @@ void check_config(const NetworkConfig& config) {
   check_range("modulation_width", config.modulation_width, 1, kLargest);
 }
 
-std::vector<const ConvPlan*> Network::plans() const {
-  std::vector<const ConvPlan*> all;
-  for (const BiasedConv& conv : class_convs) {
-    all.push_back(&conv.plan);
-  }
-  for (const auto* group : {&individual_convs, &individual_blocks, &decoder_blocks}) {
-    for (const ConvPlan& conv : *group) {
-      all.push_back(&conv);
+std::vector<std::vector<const ConvLayer*>> Network::chains() const {
+  std::vector<std::vector<const ConvLayer*>> chains(3);
+  for (const auto* group : {&individual_convs, &individual_blocks}) {
+    for (const ConvLayer& layer : *group) {
+      chains[0].push_back(&layer);
     }
   }
-  for (const UpsampleLayer& layer : upsamples) {
-    all.push_back(&layer.plan);
+  for (const BiasedConv& conv : class_convs) {
+    chains[1].push_back(&conv.layer);
   }
-  all.push_back(&out.plan);
-  return all;
+  for (size_t i = 1; i < decoder_blocks.size(); ++i) {
+    chains[2].push_back(&decoder_blocks[i]);
+  }
+  for (const UpsampleLayer& upsample : upsamples) {
+    chains[2].push_back(&upsample.layer);
+  }
+  return chains;
 }
 
 void check_weights(const NetworkConfig& config, const WeightMap& weights) {
@@ -225,14 +237,15 @@ void check_weights(const NetworkConfig& config, const WeightMap& weights) {
     shapes.emplace(entry.first, TensorView<const float>(nullptr, entry.second.shape));
   }
   WeightReader reader(shapes);
-  read_network(config, reader);
+  read_network(config, reader, Arithmetic::kFast);
   reader.finish();
 }
 
-Network build_network(const NetworkConfig& config, const WeightMap& weights) {
+Network build_network(const NetworkConfig& config, const WeightMap& weights,
+                      Arithmetic arithmetic) {
   check_weights(config, weights);
   WeightReader reader(weights);
-  return read_network(config, reader);
+  return read_network(config, reader, arithmetic);
 }
 
 }  // namespace cae

@@ -7,8 +7,9 @@
 #include <vector>
 
 #include "core/tensor_view.h"
-#include "ops/conv2d.h"
+#include "ops/conv_layer.h"
 #include "ops/linear.h"
+#include "ops/output_conv.h"
 
 namespace cae {
 
@@ -36,13 +37,13 @@ using WeightMap = std::map<std::string, TensorView<const float>>;
 
 /// Convolution followed by bias and ReLU (class encoder).
 struct BiasedConv {
-  ConvPlan plan;
+  ConvLayer layer;
   std::vector<float> bias;
 };
 
 /// Upsampling convolution followed by bias, layer norm and ReLU (decoder).
 struct UpsampleLayer {
-  ConvPlan plan;
+  ConvLayer layer;
   std::vector<float> bias;
   std::vector<float> gamma;
   std::vector<float> beta;
@@ -53,15 +54,16 @@ struct Network {
   NetworkConfig config;
   std::vector<BiasedConv> class_convs;  // conv0 .. conv4
   LinearPlan class_head;
-  std::vector<ConvPlan> individual_convs;   // conv0 .. conv2
-  std::vector<ConvPlan> individual_blocks;  // two per block
+  std::vector<ConvLayer> individual_convs;   // conv0 .. conv2
+  std::vector<ConvLayer> individual_blocks;  // two per block
   std::vector<LinearPlan> modulation;       // linear0 .. linear2
-  std::vector<ConvPlan> decoder_blocks;     // two per block
+  std::vector<ConvLayer> decoder_blocks;     // two per block
   std::vector<UpsampleLayer> upsamples;     // up0, up1
-  BiasedConv out;
+  OutputConv out;
 
-  /// Every convolution, to size buffers.
-  std::vector<const ConvPlan*> plans() const;
+  /// The convolutions in the order in which one reads what the one before wrote: individual
+  /// encoder, class encoder, and the decoder behind the one that its path points share.
+  std::vector<std::vector<const ConvLayer*>> chains() const;
 };
 
 /// Looks at names and shapes only; the views need no data. Throws std::invalid_argument listing
@@ -70,6 +72,7 @@ void check_weights(const NetworkConfig& config, const WeightMap& weights);
 
 /// Plans all layers and packs their weights. Throws std::invalid_argument listing every tensor
 /// that is missing, unknown or mis-shaped.
-Network build_network(const NetworkConfig& config, const WeightMap& weights);
+Network build_network(const NetworkConfig& config, const WeightMap& weights,
+                      Arithmetic arithmetic);
 
 }  // namespace cae

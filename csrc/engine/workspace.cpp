@@ -8,56 +8,72 @@ namespace {
 
 constexpr int64_t kWaveFloats = 8 << 20;  // 32 MiB
 
+/// Floats of the buffers of a slot.
+struct SlotSizes {
+  int64_t raw[2] = {0, 0};
+  int64_t stream = 0;
+  int64_t padded = 0;
+  int64_t partials = 0;
+  int64_t channels = 0;
+
+  void include(const ConvLayer& layer) {
+    padded = std::max(padded, layer.padded_size());
+    partials = std::max(partials, layer.partials_size());
+    channels = std::max({channels, layer.channels, layer.out_channels});
+  }
+};
+
+SlotSizes slot_sizes(const Network& network) {
+  SlotSizes sizes;
+  const ConvLayer& first = network.decoder_blocks.front();
+  sizes.stream = first.in_size();
+  sizes.include(first);
+  for (const auto& chain : network.chains()) {
+    for (size_t i = 0; i < chain.size(); ++i) {
+      sizes.include(*chain[i]);
+      sizes.raw[i % 2] = std::max(sizes.raw[i % 2], chain[i]->out_size());
+    }
+  }
+  return sizes;
+}
+
 }  // namespace
 
 SharedImage make_shared_image(const Network& network) {
-  const ConvPlan& plan = network.decoder_blocks.front();
-  return {AlignedBuffer(plan.in.size()), AlignedBuffer(plan.out_size()), {}};
+  const ConvLayer& layer = network.decoder_blocks.front();
+  return {AlignedBuffer(layer.in_size()), AlignedBuffer(layer.out_size()), {}};
 }
 
 Workspace make_workspace(const Network& network, int64_t max_batch) {
   CAE_CHECK(max_batch >= 1, "max_batch must be at least 1, got ", max_batch);
   const NetworkConfig& config = network.config;
-  int64_t padded = 0;
-  int64_t raw = 0;
-  int64_t partials = 0;
-  int64_t channels = 0;
-  for (const ConvPlan* plan : network.plans()) {
-    padded = std::max(padded, plan->in.size());
-    raw = std::max(raw, plan->out_size());
-    partials = std::max(partials, plan->partials_size());
-    channels = std::max(channels, plan->out_channels);
-  }
-  const ConvPlan& first = network.decoder_blocks.front();
-  const int64_t stream = first.in.size();
-  const int64_t image_floats = padded + raw + stream + first.in.size() + first.out_size();
+  const SlotSizes sizes = slot_sizes(network);
+  const int64_t image_floats =
+      sizes.raw[0] + sizes.raw[1] + 2 * sizes.stream + sizes.padded + 2 * sizes.stream;
   const int64_t wave = std::clamp<int64_t>(kWaveFloats / image_floats, 1, max_batch);
   Workspace workspace;
+  const auto channels = static_cast<size_t>(sizes.channels);
   for (int64_t i = 0; i < wave; ++i) {
-    workspace.slots.push_back({AlignedBuffer(stream), AlignedBuffer(padded), AlignedBuffer(raw),
-                               AlignedBuffer(partials),
-                               std::vector<float>(static_cast<size_t>(channels)),
-                               std::vector<float>(static_cast<size_t>(channels))});
+    WorkspaceSlot slot;
+    for (int side = 0; side < 2; ++side) {
+      slot.raw[side] = AlignedBuffer(sizes.raw[side]);
+      slot.stream[side] = AlignedBuffer(sizes.stream);
+    }
+    slot.padded = AlignedBuffer(sizes.padded);
+    slot.partials = AlignedBuffer(sizes.partials);
+    slot.scale.resize(channels);
+    slot.shift.resize(channels);
+    workspace.slots.push_back(std::move(slot));
     workspace.shared.push_back(make_shared_image(network));
   }
-  workspace.ones.assign(static_cast<size_t>(channels), 1.0f);
+  workspace.ones.assign(channels, 1.0f);
+  workspace.zeros.assign(channels, 0.0f);
   workspace.features = AlignedBuffer(wave * config.code_channels());
   for (AlignedBuffer& hidden : workspace.hidden) {
     hidden = AlignedBuffer(wave * config.modulation_width);
   }
   workspace.modulation = AlignedBuffer(wave * config.modulation_numel());
   return workspace;
-}
-
-void run_conv(const ConvPlan& plan, ConvInput input, bool moments,
-              std::vector<WorkspaceSlot>& slots, int64_t count) {
-  std::vector<ConvImage> images;
-  for (int64_t i = 0; i < count; ++i) {
-    WorkspaceSlot& slot = slots[static_cast<size_t>(i)];
-    const AlignedBuffer& in = input == ConvInput::kStream ? slot.stream : slot.padded;
-    images.push_back({in.data(), slot.raw.data(), moments ? slot.partials.data() : nullptr});
-  }
-  conv2d(plan, images);
 }
 
 }  // namespace cae

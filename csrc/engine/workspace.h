@@ -7,25 +7,25 @@
 #include "core/aligned_buffer.h"
 #include "engine/network.h"
 #include "ops/norm_affine.h"
-#include "ops/pad_image.h"
 
 namespace cae {
 
-/// Buffers of one image in flight.
+/// Buffers of one image in flight. A layer reads one of `raw` and writes the other, and reads one of
+/// `stream` and writes the other.
 struct WorkspaceSlot {
-  AlignedBuffer stream;    // padded residual stream
-  AlignedBuffer padded;    // padded input of the next convolution
-  AlignedBuffer raw;       // output of the last convolution, [H, W, C]
-  AlignedBuffer partials;  // its partial moments
+  AlignedBuffer raw[2];     // outputs of convolutions, [H, W, C]
+  AlignedBuffer stream[2];  // residual stream, [H, W, C]
+  AlignedBuffer padded;     // padded input of a direct convolution
+  AlignedBuffer partials;   // partial moments of the last convolution
   std::vector<float> scale;
   std::vector<float> shift;
 };
 
-/// What all path points of one image share: its individual code as the decoder's first residual
-/// convolution wants it, that convolution's output, and the moments of the output.
+/// What all path points of one image share: its individual code as channels-last stream, the output
+/// of the decoder's first residual convolution on it, and the moments of that.
 struct SharedImage {
-  AlignedBuffer stream;  // padded channels-last individual code
-  AlignedBuffer first;   // [H, W, C] output of decoder.block0.conv0
+  AlignedBuffer stream;  // [H, W, C]
+  AlignedBuffer first;   // [H, W, C], output of decoder.block0.conv0
   ChannelMoments moments;
 };
 
@@ -37,19 +37,16 @@ SharedImage make_shared_image(const Network& network);
 struct Workspace {
   std::vector<WorkspaceSlot> slots;
   std::vector<SharedImage> shared;  // of a wave, where no session keeps them
-  std::vector<float> ones;          // scale of layers without a norm
-  AlignedBuffer features;           // [wave, 4w] class encoder before its head
-  AlignedBuffer hidden[2];          // [wave, modulation_width]
-  AlignedBuffer modulation;         // [wave, modulation_numel]
+  Scratch scratch;
+  std::vector<float> ones;     // scale of layers without a norm
+  std::vector<float> zeros;    // and their shift without a bias
+  AlignedBuffer features;      // [wave, 4w] class encoder before its head
+  AlignedBuffer hidden[2];     // [wave, modulation_width]
+  AlignedBuffer modulation;    // [wave, modulation_numel]
 
   int64_t wave() const { return static_cast<int64_t>(slots.size()); }
 };
 
 Workspace make_workspace(const Network& network, int64_t max_batch);
-
-/// Runs `plan` from each slot's `padded` (or `stream`) to `raw`, with moments if wanted.
-enum class ConvInput { kPadded, kStream };
-void run_conv(const ConvPlan& plan, ConvInput input, bool moments,
-              std::vector<WorkspaceSlot>& slots, int64_t count);
 
 }  // namespace cae

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "ops/upsample_taps.h"
+
 namespace cae {
 namespace {
 
@@ -56,55 +58,8 @@ void check_image(const PaddedShape& in) {
 
 // -- upsampling ------------------------------------------------------------------------------
 
-/// Along one axis: which of the outputs (first, even, odd, last) and their three-tap weights as
-/// sums of the five; row a of `sum` is low-resolution offset a - 1.
-struct AxisClass {
-  int64_t begin;      // first low-resolution index
-  int64_t count;      // of low-resolution indices
-  int64_t parity;     // output index = 2 * low-resolution index + parity
-  int64_t first_tap;  // non-zero rows of `sum`
-  int64_t taps;
-  bool sum[3][5];
-};
-
-std::vector<AxisClass> axis_classes(int64_t size) {
-  return {
-      {0, 1, 0, 1, 2, {{0, 0, 0, 0, 0}, {0, 1, 1, 1, 0}, {1, 0, 0, 0, 1}}},
-      {1, size - 1, 0, 0, 3, {{1, 1, 0, 0, 0}, {0, 0, 1, 1, 0}, {0, 0, 0, 0, 1}}},
-      {0, size - 1, 1, 0, 3, {{1, 0, 0, 0, 0}, {0, 1, 1, 0, 0}, {0, 0, 0, 1, 1}}},
-      {size - 1, 1, 1, 0, 2, {{1, 0, 0, 0, 1}, {0, 1, 1, 1, 0}, {0, 0, 0, 0, 0}}},
-  };
-}
-
-/// Sums the 5x5 taps of each output channel into rows [O][tap y, tap x, C].
-std::vector<float> sum_taps(const TensorView<const float>& weight, const AxisClass& vertical,
-                            const AxisClass& horizontal) {
-  const int64_t out_channels = weight.dim(0);
-  const int64_t channels = weight.dim(1);
-  std::vector<float> rows(
-      static_cast<size_t>(out_channels * vertical.taps * horizontal.taps * channels));
-  float* row = rows.data();
-  for (int64_t o = 0; o < out_channels; ++o) {
-    for (int64_t a = vertical.first_tap; a < vertical.first_tap + vertical.taps; ++a) {
-      for (int64_t b = horizontal.first_tap; b < horizontal.first_tap + horizontal.taps; ++b) {
-        for (int64_t c = 0; c < channels; ++c) {
-          const float* taps = weight.data + (o * channels + c) * 25;
-          double sum = 0.0;
-          for (int64_t i = 0; i < 5; ++i) {
-            for (int64_t j = 0; j < 5; ++j) {
-              sum += vertical.sum[a][i] && horizontal.sum[b][j] ? taps[i * 5 + j] : 0.0f;
-            }
-          }
-          *row++ = static_cast<float>(sum);
-        }
-      }
-    }
-  }
-  return rows;
-}
-
-ConvPhase upsample_phase(const ConvPlan& plan, const AxisClass& vertical,
-                         const AxisClass& horizontal) {
+ConvPhase upsample_phase(const ConvPlan& plan, const AxisTaps& vertical,
+                         const AxisTaps& horizontal) {
   ConvPhase phase;
   const int64_t channels = plan.in.channels;
   const int64_t row = plan.in.row_stride();
@@ -182,8 +137,10 @@ ConvPlan plan_upsample_conv(const TensorView<const float>& weight, int64_t heigh
   plan.out_height = 2 * height;
   plan.out_width = 2 * width;
   plan.out_channels = weight.dim(0);
-  for (const AxisClass& vertical : axis_classes(height)) {
-    for (const AxisClass& horizontal : axis_classes(width)) {
+  for (const AxisOutput row : {kFirst, kEven, kOdd, kLast}) {
+    for (const AxisOutput column : {kFirst, kEven, kOdd, kLast}) {
+      const AxisTaps vertical = axis_taps(row, height);
+      const AxisTaps horizontal = axis_taps(column, width);
       ConvPhase phase = upsample_phase(plan, vertical, horizontal);
       const std::vector<float> rows = sum_taps(weight, vertical, horizontal);
       cpu::pack_panels(rows.data(), plan.out_channels, phase);

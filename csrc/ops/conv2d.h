@@ -80,18 +80,13 @@ struct ConvPlan {
   std::vector<ConvPhase> phases;
   std::vector<ConvChunk> chunks;
   std::vector<ConvTask> tasks;
-
-  int64_t out_pixels() const { return out_height * out_width; }
-  int64_t out_size() const { return out_pixels() * out_channels; }
-  /// Floats of partial moments per image: [chunks][mean, M2][out_channels].
-  int64_t partials_size() const { return static_cast<int64_t>(chunks.size()) * 2 * out_channels; }
 };
 
 /// What conv2d reads and writes for one image.
 struct ConvImage {
   const float* in = nullptr;  // plan.in.size() floats
-  float* out = nullptr;       // plan.out_size() floats, [H, W, C]
-  float* partials = nullptr;  // plan.partials_size() floats, or null if no moments are wanted
+  float* out = nullptr;       // [out_height, out_width, out_channels]
+  float* partials = nullptr;  // moments, [chunks][mean, M2][out_channels], or null
 };
 
 /// Plan of a square convolution: weight [O, C, k, k], symmetric reflect padding `pad`, any stride.
@@ -102,11 +97,8 @@ ConvPlan plan_conv2d(const TensorView<const float>& weight, int64_t height, int6
 /// Plan of [nearest upsampling x2, reflect padding 2, 5x5 convolution] on the low-resolution image,
 /// weight [O, C, 5, 5]. The image must carry a *replicated* border of one pixel (plan.in says so).
 ///
-/// Both rows that an output row pair comes from see only three low-resolution rows, so each of the
-/// 2 x 2 output phases is a 3x3 convolution with summed weights: 36 instead of 100 products per
-/// low-resolution pixel. Reflecting the upsampled image equals replicating the small one except in
-/// the outermost ring of outputs, where two low-resolution rows (or columns) remain:
-///   first row:  x[0] * (w1 + w2 + w3) + x[1] * (w0 + w4); the last one mirrored.
+/// Each of the 2 x 2 output phases is a 3x3 convolution with summed weights, 36 instead of 100
+/// products per low-resolution pixel; the outermost ring of outputs has its own sums.
 ConvPlan plan_upsample_conv(const TensorView<const float>& weight, int64_t height, int64_t width);
 
 /// Runs a plan on each image. All pointers of an image are distinct memory.

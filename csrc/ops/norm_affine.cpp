@@ -6,22 +6,22 @@
 
 namespace cae {
 
-ChannelMoments merge_moments(const ConvPlan& plan, const float* partials) {
-  const auto channels = static_cast<size_t>(plan.out_channels);
+ChannelMoments merge_moments(const ConvLayer& layer, const float* partials) {
+  const auto channels = static_cast<size_t>(layer.out_channels);
   ChannelMoments moments{std::vector<double>(channels), std::vector<double>(channels),
-                         plan.out_pixels()};
+                         layer.out_pixels()};
   const double inverse_count = 1.0 / static_cast<double>(moments.count);
   const float* chunk_mean = partials;
-  for (const ConvChunk& chunk : plan.chunks) {
-    const double share = static_cast<double>(chunk.pixels) * inverse_count;
+  for (const int64_t chunk : layer.chunks) {
+    const double share = static_cast<double>(chunk) * inverse_count;
     for (size_t c = 0; c < channels; ++c) {
       moments.mean[c] += share * chunk_mean[c];
     }
     chunk_mean += 2 * channels;
   }
   chunk_mean = partials;
-  for (const ConvChunk& chunk : plan.chunks) {
-    const auto pixels = static_cast<double>(chunk.pixels);
+  for (const int64_t chunk : layer.chunks) {
+    const auto pixels = static_cast<double>(chunk);
     for (size_t c = 0; c < channels; ++c) {
       const double offset = chunk_mean[c] - moments.mean[c];
       moments.m2[c] += chunk_mean[channels + c] + pixels * offset * offset;

@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "ops/conv2d.h"
+#include "ops/conv_layer.h"
 
 namespace cae {
 
@@ -18,8 +18,8 @@ struct ChannelMoments {
   int64_t count = 0;
 };
 
-/// Merges the partial moments of a convolution's chunks, in chunk order.
-ChannelMoments merge_moments(const ConvPlan& plan, const float* partials);
+/// Merges the partial moments of a layer's chunks, in chunk order.
+ChannelMoments merge_moments(const ConvLayer& layer, const float* partials);
 
 /// (x - mean) / sqrt(variance + eps), biased variance.
 void instance_norm_affine(const ChannelMoments& moments, float* scale, float* shift);

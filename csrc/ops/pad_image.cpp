@@ -11,13 +11,9 @@ void pad_planes(const PaddedShape& shape, const std::vector<PadPlanes>& images) 
   cpu::pad_planes(shape, images);
 }
 
-void unpad_planes(const PaddedShape& shape, const std::vector<const float*>& in, float* planes) {
-  cpu::unpad_planes(shape, in, planes);
-}
-
-void tanh_planes(const PaddedShape& shape, const std::vector<const float*>& in, const float* bias,
-                 float* planes) {
-  cpu::tanh_planes(shape, in, bias, planes);
+void source_planes(const PaddedShape& shape, const std::vector<ConvSource>& sources, float* planes,
+                   Scratch& scratch) {
+  cpu::source_planes(shape, sources, planes, scratch);
 }
 
 void relu_mean(const PaddedShape& shape, const std::vector<const float*>& in, const float* bias,
