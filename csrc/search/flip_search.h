@@ -195,7 +195,7 @@ CAE_HD inline int32_t num_points(const FlipRules& rules, const FlipState& state)
 /// integers: where the straight line through both margins crosses zero, moved towards the middle,
 /// then projected onto the points that keep bisection's bound. Their truncation constant k1 is 0
 /// here: rounding to the step on the middle's side is all that is moved, as more cost evaluations
-/// on smooth margins. That rounding is what makes the last confirmation cheap: the point beyond a
+/// on balance. That rounding is what makes the last confirmation cheap: the point beyond a
 /// flip that was estimated to a step is evaluated next, and the bracket collapses.
 ///
 /// Bound: width <= 2^allowance holds in every round. It does at first, where the width is 2^b and
