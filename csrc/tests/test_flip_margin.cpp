@@ -218,7 +218,7 @@ void test_every_offset() {
 
 /// The margin agrees with the predicate, and is finite, whatever finite logits come.
 void test_margin_of_logits() {
-  const float values[] = {-3e38F, -1e30F, -1.0F, 0.0F, 0.5F, 40.0F, 1e30F, 3e38F};
+  const float values[] = {-3e38F, -1e30F, -1.0F, 0.0F, 0.5F, 36.9F, 40.0F, 1e30F, 3e38F};
   for (const double threshold : {0.0, 1e-320, 0.35, 0.5, 0.6, 1.0 - 1e-16, 1.0}) {
     for (const int32_t target : {kAnyTarget, 0, 2}) {
       FlipRules rules{3, 4, 4, 1, threshold, kWholeScan, FlipMethod::kMargin};
