@@ -56,6 +56,8 @@ class FlipSearch(metaclass=_Bound):
         coarse: int = 4,
         depth: int = 1,
         min_probability: float = 0.0,
+        coarse_batch: int | None = None,
+        method: str = "bisection",
     ) -> None: ...
     @property
     def done(self) -> bool: ...

@@ -135,6 +135,7 @@ class ExplainJob:
             target,
             self.rules,
             self.backend.max_batch,
+            self.backend.coarse_batch,
             self.clock,
         )
         where = first + np.flatnonzero(good)

@@ -120,6 +120,7 @@ class Explainer:
         k: int = 1,
         min_probability: float = 0.0,
         coarse: int = 4,
+        search: Literal["bisection", "margin"] = "bisection",
         saliency_against: Literal["reconstruction", "image"] = "reconstruction",
         frames: int = 0,
         names: Sequence[str] | None = None,
@@ -143,8 +144,13 @@ class Explainer:
             k: Nearest rows averaged when `exemplars` is None.
             min_probability: A point has flipped only when its class has at least this probability,
                 in [0, 1].
-            coarse: Intervals looked at before bisection, a power of two of at most 4096; no more
-                than the grid are taken.
+            coarse: Intervals whose ends are looked at first, a power of two of at most 4096; no
+                more than the grid are taken.
+            search: How the first interval that flips is narrowed. "bisection" halves it. "margin"
+                looks where the lead of the target over the best other class puts the flip: far
+                fewer decodes where that lead changes smoothly, at most one more where it does not.
+                Where the classifier changes its mind more than once in the interval, the two may
+                report different flips.
             saliency_against: What the counterfactual is compared with.
             frames: Images decoded along each path for display, evenly in t; 0 or at least 2.
             names: N names for reports.
@@ -172,7 +178,9 @@ class Explainer:
                     "saliency_against must be 'reconstruction' or 'image', got "
                     f"{saliency_against!r}"
                 )
-            rules = search_rules(self.model.config.num_classes, tolerance, coarse, min_probability)
+            rules = search_rules(
+                self.model.config.num_classes, tolerance, coarse, min_probability, search
+            )
             if isinstance(frames, bool) or not isinstance(frames, int) or frames < 0 or frames == 1:
                 raise ValueError(f"frames must be 0 or an integer of at least 2, got {frames!r}")
             names = _row_texts(names, count, "names") or [f"image {i}" for i in range(count)]
@@ -209,6 +217,7 @@ class Explainer:
                 "tolerance": float(tolerance),
                 "grid": rules.grid,
                 "coarse": rules.coarse,
+                "search": rules.search,
                 "min_probability": rules.min_probability,
                 "k": chosen.k,
                 "saliency_against": saliency_against,

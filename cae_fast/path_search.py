@@ -29,6 +29,7 @@ STATUSES = (
     "rejected",
 )
 MAX_GRID = 1 << 20
+SEARCHES = ("bisection", "margin")
 ALREADY_TARGET = STATUSES.index("already_target")
 
 
@@ -40,10 +41,11 @@ class SearchRules:
     grid: int
     coarse: int
     min_probability: float
+    search: str
 
 
 def search_rules(
-    num_classes: int, tolerance: Any, coarse: Any, min_probability: Any
+    num_classes: int, tolerance: Any, coarse: Any, min_probability: Any, search: Any
 ) -> SearchRules:
     """Checked numbers of a search; the grid is the smallest power of two >= 1 / tolerance.
 
@@ -57,10 +59,12 @@ def search_rules(
     whole = isinstance(coarse, int) and not isinstance(coarse, bool)
     if not whole or not 1 <= coarse <= 4096 or coarse & (coarse - 1):
         raise ValueError(f"coarse must be a power of two in [1, 4096], got {coarse!r}")
+    if search not in SEARCHES:
+        raise ValueError(f"search must be one of {', '.join(map(repr, SEARCHES))}, got {search!r}")
     grid = 1
     while grid < 1 / tolerance:
         grid *= 2
-    return SearchRules(num_classes, grid, min(coarse, grid), float(min_probability))
+    return SearchRules(num_classes, grid, min(coarse, grid), float(min_probability), search)
 
 
 def _is_number(value: Any) -> bool:
@@ -111,6 +115,7 @@ def search_flips(
     target_class: npt.NDArray[np.int64],
     rules: SearchRules,
     max_batch: int,
+    coarse_batch: int | None,
     clock: Clock,
 ) -> Outcome:
     """Searches the flips of a group.
@@ -123,8 +128,10 @@ def search_flips(
         images: The images, [n, C, H, W].
         source_class: [n]; -1 leaves an image out as non-finite.
         target_class: [n]; -1 is any other class.
-        rules: Grid, predicate, number of classes.
+        rules: Grid, predicate, number of classes, method.
         max_batch: Points decoded and classified at a time.
+        coarse_batch: Points of each coarse scan per round, None for all; see
+            :class:`cae_fast.backends.Backend`.
         clock: Gets the stages "decode" and "classify".
     """
     count = len(images)
@@ -135,6 +142,8 @@ def search_flips(
         grid=rules.grid,
         coarse=rules.coarse,
         min_probability=rules.min_probability,
+        coarse_batch=coarse_batch,
+        method=rules.search,
     )
     counterfactual = np.full(images.shape, np.nan, dtype=np.float32)
     reconstruction = np.full(images.shape, np.nan, dtype=np.float32)

@@ -63,6 +63,9 @@ def test_attributes() -> None:
     exact = select_backend("torch", model, precision="float64")
     assert (exact.name, exact.device, exact.dtype) == ("torch", "cpu", "float64")
     assert exact.max_batch == default_max_batch(model.config) == 64
+    # A CPU decodes nothing that it need not; what has no time of its own per decode takes it all.
+    assert cpu.coarse_batch == exact.coarse_batch == 1
+    assert select_backend("torch", model, device="meta").coarse_batch is None
     assert default_max_batch(cf.CAEConfig()) == 8
     assert default_max_batch(cf.CAEConfig(image_size=4096)) == 1
 

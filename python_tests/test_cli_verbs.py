@@ -67,6 +67,18 @@ def test_explain_writes_what_the_functions_say(workspace: Workspace, tmp_path: P
     assert cf.CAE.load(workspace.model).sha256 in page
 
 
+def test_explain_searches_by_the_margin(workspace: Workspace, tmp_path: Path) -> None:
+    for search in ("bisection", "margin"):
+        done = cae_fast(*workspace.explain(tmp_path / search, "--search", search))
+        assert done.code == 0
+        loaded = cf.Explanation.load(tmp_path / search / "explanation")
+        assert loaded.meta["parameters"]["search"] == search
+    done = cae_fast(*workspace.explain(tmp_path / "out", "--search", "golden"))
+    assert done.code == 2
+    assert done.err == "cae-fast: search must be one of 'bisection', 'margin', got 'golden'\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_printed_names_keep_their_brackets(workspace: Workspace, tmp_path: Path) -> None:
     done = cae_fast(*workspace.explain(tmp_path / "out", "--target", CLASS_NAMES[2]))
     assert done.code == 0

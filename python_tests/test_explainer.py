@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from explain_cases import OTHER, SOURCE, TARGET, World, assert_same, constant
+from explain_cases import FIELDS, OTHER, SOURCE, TARGET, World, assert_same, constant
 
 import cae_fast as cf
 
@@ -96,10 +96,41 @@ def test_path_lists_every_point_classified(flipped: cf.Explanation) -> None:
         t, logits = flipped.path_t[i], flipped.path_logits[i]
         assert (np.diff(t) > 0).all()
         assert len(t) == len(logits) == flipped.evaluations[i]
-        assert {0.0, 0.25, 0.5, 0.75, 1.0} <= set(t.tolist())
+        coarse = np.ceil(4 * flipped.t_flip[i]) / 4  # the first coarse point that flips
+        assert {t for t in (0.0, 0.25, 0.5, 0.75, 1.0) if t <= coarse} <= set(t.tolist())
+        assert t.max() == coarse
         at = int(np.flatnonzero(t == flipped.t_flip[i])[0])
         np.testing.assert_array_equal(logits[at], flipped.logits_counterfactual[i])
-    assert (flipped.evaluations == 5 + 6).all()  # 64 steps between coarse points: six bisections
+    # Coarse points up to the first that flips; 64 steps between two of them: six bisections.
+    np.testing.assert_array_equal(flipped.evaluations, np.ceil(4 * flipped.t_flip) + 1 + 6)
+
+
+def test_a_scan_in_one_batch_finds_the_same(world: World, flipped: cf.Explanation) -> None:
+    explainer = world.explainer()
+    explainer.backend.coarse_batch = None
+    found = explainer.explain(world.images, TARGET, world.ends)
+    assert (found.evaluations == 5 + 6).all()
+    assert all({0.0, 0.25, 0.5, 0.75, 1.0} <= set(t.tolist()) for t in found.path_t)
+    for name in FIELDS:
+        if name != "evaluations":
+            np.testing.assert_array_equal(getattr(found, name), getattr(flipped, name))
+
+
+@pytest.mark.parametrize("min_probability", [0.0, 0.8])
+def test_search_by_the_margin(world: World, min_probability: float) -> None:
+    explainer = world.explainer()
+    wanted = explainer.explain(world.images, TARGET, world.ends, min_probability=min_probability)
+    found = explainer.explain(
+        world.images, TARGET, world.ends, min_probability=min_probability, search="margin"
+    )
+    assert set(found.status) == {"flipped"}
+    for name in FIELDS:
+        if name != "evaluations":
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert (found.evaluations <= wanted.evaluations + 1).all()
+    assert found.evaluations.mean() < wanted.evaluations.mean() - 2
+    assert found.meta["parameters"]["search"] == "margin"
+    assert wanted.meta["parameters"]["search"] == "bisection"
 
 
 def test_meta(world: World, flipped: cf.Explanation) -> None:

@@ -132,6 +132,8 @@ def test_wrong_exemplars(world: World, exemplars: Any, message: str) -> None:
         {"coarse": 3},
         {"coarse": 0},
         {"coarse": 4.0},
+        {"search": "golden"},
+        {"search": None},
         {"saliency_against": "noise"},
         {"frames": 1},
         {"frames": -1},

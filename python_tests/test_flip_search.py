@@ -3,145 +3,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from flip_cases import (
+    ALREADY_TARGET,
+    ANY,
+    FIELDS,
+    FLIPPED,
+    NON_FINITE,
+    NOT_FLIPPED,
+    RECONSTRUCTION_FLIPS,
+    Case,
+    brute_force,
+    cases,
+    coarse_points,
+    run,
+    two_class,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cae_fast import _C
-
-FLIPPED, NOT_FLIPPED, ALREADY_TARGET, RECONSTRUCTION_FLIPS, NON_FINITE = range(5)
-ANY = -1
-FIELDS = ("status", "step", "lo", "hi", "reached_class")
-
-Logits = npt.NDArray[np.float32]
-
-
-@dataclass
-class Case:
-    """Searches of one batch; paths [N, grid + 1, K] hold the logits of every point."""
-
-    paths: Logits
-    source: list[int]
-    target: list[int]
-    coarse: int
-    min_probability: float
-
-    @property
-    def grid(self) -> int:
-        return self.paths.shape[1] - 1
-
-    def start(self, depth: int) -> _C.FlipSearch:
-        return _C.FlipSearch(
-            np.array(self.source, np.int32),
-            np.array(self.target, np.int32),
-            self.paths.shape[2],
-            grid=self.grid,
-            coarse=self.coarse,
-            depth=depth,
-            min_probability=self.min_probability,
-        )
-
-
-def run(case: Case, depth: int) -> dict[str, Any]:
-    """Runs a search to its end, checking on the way what holds in every round."""
-    search = case.start(depth)
-    kept = np.full(len(case.paths), -1)
-    asked = np.zeros(len(case.paths), int)
-    rounds = 0
-    while not search.done:
-        image_index, step = search.points()
-        assert image_index.dtype == step.dtype == np.int32
-        assert (np.diff(image_index) >= 0).all()
-        assert (np.diff(step)[np.diff(image_index) == 0] > 0).all()
-        keep = search.update(case.paths[image_index, step])
-        assert keep.dtype == np.bool_
-        assert keep.shape == step.shape
-        assert len(set(image_index[keep])) == keep.sum()
-        kept[image_index[keep]] = step[keep]
-        asked += np.bincount(image_index, minlength=len(asked))
-        rounds += 1
-    result: dict[str, Any] = search.result()
-    assert result["rounds"] == rounds
-    np.testing.assert_array_equal(result["evaluations"], asked)
-    reported = result["status"] != NON_FINITE
-    np.testing.assert_array_equal(result["step"][reported], kept[reported])
-    return result
-
-
-def softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    shifted = np.exp(logits.astype(np.float64) - logits.max())
-    return np.asarray(shifted / shifted.sum())
-
-
-def brute_force(
-    path: Logits, source: int, target: int, coarse: int, min_probability: float
-) -> tuple[int, int, int, int, int]:
-    """Returns status, step, lo, hi and reached class of one image."""
-    if source == -1:
-        return NON_FINITE, -1, -1, -1, -1
-    if source == target:
-        return ALREADY_TARGET, -1, -1, -1, source
-
-    def hits(step: int) -> bool:
-        top = int(path[step].argmax())
-        wanted = top != source if target == ANY else top == target
-        return bool(wanted and softmax(path[step])[top] >= min_probability)
-
-    def rank(step: int) -> float:
-        if target == ANY:
-            return float(-softmax(path[step])[source])
-        return float(softmax(path[step])[target])
-
-    grid = len(path) - 1
-    lo, hi = -1, -1
-    coarse_steps = range(0, grid + 1, grid // coarse)
-    for step in coarse_steps:
-        if not np.isfinite(path[step]).all():
-            return NON_FINITE, -1, -1, -1, -1
-        if hits(step):
-            lo, hi = step - grid // coarse, step
-            break
-    else:
-        # Equal up to rounding is equal: the lowest step is reported.
-        highest = max(map(rank, coarse_steps))
-        step = next(s for s in coarse_steps if np.isclose(rank(s), highest, rtol=1e-11, atol=0))
-        return NOT_FLIPPED, step, -1, -1, int(path[step].argmax())
-    if hi == 0:
-        return RECONSTRUCTION_FLIPS, 0, -1, -1, int(path[0].argmax())
-    while hi - lo > 1:
-        middle = (lo + hi) // 2
-        if not np.isfinite(path[middle]).all():
-            return NON_FINITE, -1, -1, -1, -1
-        lo, hi = (lo, middle) if hits(middle) else (middle, hi)
-    return FLIPPED, hi, lo, hi, int(path[hi].argmax())
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    """Batches of 0 .. 6 images, 1 .. 4 classes, ties, thresholds, NaN and Inf; monotone or not."""
-    count = draw(st.integers(0, 6))
-    classes = draw(st.integers(1, 4))
-    grid_bits = draw(st.integers(0, 6))
-    grid, coarse = 2**grid_bits, 2 ** draw(st.integers(0, grid_bits))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    paths = rng.integers(0, 9, (count, grid + 1, classes)).astype(np.float32) / 4
-    source = draw(st.lists(st.integers(-1, classes - 1), min_size=count, max_size=count))
-    target = draw(st.lists(st.integers(-1, classes - 1), min_size=count, max_size=count))
-    if draw(st.booleans()):
-        for i in range(count):
-            first = rng.integers(0, grid + 2)
-            paths[i, :first, source[i]] += 3
-            paths[i, first:, target[i]] += 3
-    if draw(st.booleans()):
-        bad = rng.random(paths.shape[:2]) < 0.1
-        paths[bad, rng.integers(classes)] = draw(st.sampled_from([np.nan, np.inf, -np.inf]))
-    min_probability = draw(st.sampled_from([0.0, 0.0, 0.35, 0.7]))
-    return Case(paths, source, target, coarse, min_probability)
 
 
 @given(cases())
@@ -155,6 +40,68 @@ def test_same_as_one_point_at_a_time_at_every_depth(case: Case) -> None:
         result = run(case, depth)
         got = np.stack([result[field] for field in FIELDS], axis=1)
         np.testing.assert_array_equal(got, wanted)
+
+
+@given(cases(), st.sampled_from(["bisection", "margin"]))
+def test_the_way_to_scan_changes_the_evaluations_only(case: Case, method: str) -> None:
+    needed = np.array(
+        [
+            coarse_points(path, source, target, case)
+            for path, source, target in zip(case.paths, case.source, case.target, strict=True)
+        ],
+        int,
+    )
+    one = run(case, 1, 1, method)
+    inside = one["evaluations"] - needed
+    width = case.grid // case.coarse
+    assert ((inside >= 0) & (inside <= int(np.log2(width)) + (method == "margin"))).all()
+    for coarse_batch in (*range(2, min(case.coarse, 9) + 2), case.coarse + 5, None):
+        size = case.coarse + 1 if coarse_batch is None else coarse_batch
+        scanned = np.minimum(-(-needed // size) * size, case.coarse + 1)
+        other = run(case, 1, coarse_batch, method)
+        for field in FIELDS:
+            np.testing.assert_array_equal(other[field], one[field], field)
+        np.testing.assert_array_equal(other["evaluations"], scanned + inside)
+
+
+@given(cases())
+def test_margin_finds_a_boundary_of_the_first_coarse_bracket(case: Case) -> None:
+    found = run(case, 1, 1, "margin")
+    plain = run(case, 1, 1)
+    width = case.grid // case.coarse
+    for i, (path, source, target) in enumerate(
+        zip(case.paths, case.source, case.target, strict=True)
+    ):
+        if source in (ANY, target):
+            assert found["status"][i] == plain["status"][i]
+            continue
+        points = [
+            brute_force(path[[step, step]], source, target, 1, case.min_probability)[0]
+            for step in range(case.grid + 1)
+        ]
+        hi = (coarse_points(path, source, target, case) - 1) * width
+        if hi == 0 or points[hi] != RECONSTRUCTION_FLIPS:
+            assert all(found[field][i] == plain[field][i] for field in FIELDS)
+        elif found["status"][i] == FLIPPED:
+            low, high = int(found["lo"][i]), int(found["hi"][i])
+            assert hi - width <= low == high - 1 < hi
+            assert (points[low], points[high]) == (NOT_FLIPPED, RECONSTRUCTION_FLIPS)
+            assert found["reached_class"][i] == path[high].argmax()
+            inner = points[hi - width : hi + 1]
+            if inner == sorted(inner):  # NOT_FLIPPED < RECONSTRUCTION_FLIPS < NON_FINITE
+                assert all(found[field][i] == plain[field][i] for field in FIELDS)
+        else:
+            assert found["status"][i] == NON_FINITE
+            assert NON_FINITE in points[hi - width : hi]
+
+
+@pytest.mark.parametrize("slope", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("flip", [65, 66, 97, 100, 127, 128])
+def test_a_straight_margin_takes_two_evaluations_inside(flip: int, slope: float) -> None:
+    lead = (np.arange(257) - (flip - 0.5)) * slope
+    result = run(Case(two_class(lead.tolist()), [0], [1], 4, 0.0), 1, 1, "margin")
+    assert (result["lo"][0], result["hi"][0]) == (flip - 1, flip)
+    assert result["evaluations"][0] <= 3 + 2
 
 
 @given(cases())
@@ -183,12 +130,6 @@ def test_monotone_path_gives_the_first_step_that_hits(first: int, depth: int) ->
     assert (result["lo"][0], result["hi"][0]) == (first - 1, first)
     inner = {1: 6, 2: 3 * 3, 3: 2 * 7, 4: 15 + 3}[depth]
     assert result["evaluations"][0] == 5 + inner
-
-
-def two_class(hits: list[float]) -> Logits:
-    """Path of one image from the lead of class 1 over class 0 at each step."""
-    lead = np.array(hits, np.float32)
-    return np.stack([np.zeros_like(lead), lead], axis=1)[None]
 
 
 @pytest.mark.parametrize(
@@ -288,6 +229,8 @@ VALID: dict[str, Any] = {
     "coarse": 4,
     "depth": 1,
     "min_probability": 0.0,
+    "coarse_batch": None,
+    "method": "bisection",
 }
 
 
@@ -321,6 +264,10 @@ VALID: dict[str, Any] = {
         ("coarse", 0, "coarse must be a power of two"),
         ("depth", 0, r"depth must be in \[1, 4\], got 0"),
         ("depth", 5, r"depth must be in \[1, 4\], got 5"),
+        ("coarse_batch", 0, "coarse_batch must be at least 1, got 0"),
+        ("coarse_batch", -1, "coarse_batch must be at least 1, got -1"),
+        ("coarse_batch", 1.0, r"coarse_batch must be an integer, got 1\.0"),
+        ("method", "golden", "method must be 'bisection' or 'margin', got 'golden'"),
         ("min_probability", -0.1, "min_probability must be in"),
         ("min_probability", 1.5, "min_probability must be in"),
         ("min_probability", float("nan"), "min_probability must be in"),
@@ -329,6 +276,11 @@ VALID: dict[str, Any] = {
 def test_bad_arguments_are_refused(name: str, value: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         _C.FlipSearch(**{**VALID, name: value})
+
+
+def test_margin_has_no_levels() -> None:
+    with pytest.raises(ValueError, match="depth must be 1 for the method 'margin', got 2"):
+        _C.FlipSearch(**{**VALID, "depth": 2, "method": "margin"})
 
 
 def test_the_first_round_is_bounded() -> None:

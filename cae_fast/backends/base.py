@@ -31,12 +31,17 @@ class Backend(Protocol):
         device: Where it runs, "cpu" or "cuda:0".
         dtype: Arithmetic, "float32" or "float64".
         max_batch: The most images or path points in flight.
+        coarse_batch: Points of an image's coarse scan that are decoded per round of the search, at
+            least 1; None is all of them. 1 where a decode costs its share of a batch: nothing is
+            decoded behind the first flip. None where a batch costs little more than one decode and
+            a round costs time of its own. What is found does not depend on it.
     """
 
     name: str
     device: str
     dtype: str
     max_batch: int
+    coarse_batch: int | None
 
     def encode(self, images: Float32) -> tuple[Any, CodeArray]:
         """Images [N, C, S, S] -> individual codes (own array) and class codes [N, D] (NumPy)."""

@@ -17,6 +17,7 @@ class NativeBackend:
     name = "cpu"
     device = "cpu"
     dtype = "float32"
+    coarse_batch: int | None = 1  # on a CPU every decode costs its full time
 
     def __init__(self, model: CAE, *, max_batch: int) -> None:
         """Packs the weights for this processor.

@@ -52,6 +52,7 @@ class TorchBackend:
         self.device = str(self._device)
         self.dtype = dtype
         self.max_batch = max_batch
+        self.coarse_batch: int | None = 1 if self._device.type == "cpu" else None
 
     def encode(self, images: Float32) -> tuple[Tensor, CodeArray]:
         """Individual codes on the device, class codes as NumPy."""

@@ -39,6 +39,9 @@ def explain(
     tolerance: Annotated[float, typer.Option(help="Width of the bracket around the flip.")] = 1
     / 256,
     k: Annotated[int, typer.Option("--k", help="Nearest exemplars averaged.")] = 1,
+    search: Annotated[
+        str, typer.Option(help="bisection, or margin: fewer decodes on smooth paths.")
+    ] = "bisection",
     frames: Annotated[int, typer.Option(help="Pictures of the path; 0 for none.")] = 9,
     backend: Annotated[str, typer.Option(help="auto, cpu, torch, cuda or tensorrt.")] = "auto",
     device: Annotated[str | None, typer.Option(help="Device of the torch backend.")] = None,
@@ -75,6 +78,7 @@ def explain(
             path=path,
             tolerance=tolerance,
             k=k,
+            search=search,
             frames=frames,
             title=title,
             overwrite=overwrite,

@@ -32,6 +32,7 @@ def explain_files(
     path: str = "line",
     tolerance: float = 1 / 256,
     k: int = 1,
+    search: str = "bisection",
     frames: int = 9,
     title: str = "Explanations",
     notes: Sequence[str] = (),
@@ -50,6 +51,7 @@ def explain_files(
         path: As in `cf.Explainer.explain`.
         tolerance: As in `cf.Explainer.explain`.
         k: Exemplars averaged.
+        search: As in `cf.Explainer.explain`.
         frames: Frames decoded along each path for the path strip; 0 leaves the strip out.
         title: Heading of the page.
         notes: Paragraphs for the head of the page.
@@ -83,6 +85,7 @@ def explain_files(
         path=cast(Literal["line"], path),
         tolerance=tolerance,
         k=k,
+        search=cast(Literal["bisection", "margin"], search),
         names=image_names(files),
         frames=frames,
         rejected=reasons,

@@ -9,16 +9,23 @@
 // target class with softmax probability >= min_probability. For the target kAnyTarget it hits when
 // its top class is another than the source class, with that probability.
 //
-// Round 0 looks at coarse + 1 evenly spaced steps, 0 and grid among them. The first that hits makes
-// the bracket (step before it, it]. Each later round looks at the 2^levels - 1 inner points of the
-// next `levels` bisection levels at once and then walks that tree as plain bisection would, so the
-// outcome does not depend on `depth`, whatever the classifier says along the path: it hits at hi
-// and does not at lo = hi - 1. On a path that hits from some step on, hi is exactly that step; on
-// other paths it is a boundary inside the first coarse bracket. A point that plain bisection would
-// not visit has no influence, not even if its logits are NaN.
+// The coarse scan looks at coarse + 1 evenly spaced steps, 0 and grid among them, coarse_batch of
+// them per round in ascending order, until one hits. The first that hits makes the bracket
+// (step before it, it]. What a round asked for behind the first hit has no influence, so the
+// outcome does not depend on coarse_batch: only `evaluations` does.
 //
-// A method that chooses other inner points (say, by the logit margin) replaces num_points,
-// point_step and advance_bisection; states, predicate and outcomes stay.
+// Inside the bracket, two methods. Both end with a point that hits at hi and one that does not at
+// lo = hi - 1, whatever the classifier says along the path. On a path that hits from some step on,
+// hi is exactly that step, so they agree; on other paths each finds a boundary inside the first
+// coarse bracket, perhaps another one.
+//
+// kBisection: each round looks at the 2^levels - 1 inner points of the next `levels` bisection
+// levels at once and then walks that tree as plain bisection would, so the outcome does not depend
+// on `depth`. A point that plain bisection would not visit has no influence, not even if its logits
+// are NaN.
+//
+// kMargin: one inner point per round, where the margins of lo and hi put the flip; see
+// margin_offset for the bound on its evaluations.
 #pragma once
 
 #include <cmath>
@@ -36,6 +43,12 @@ constexpr int32_t kAnyTarget = -1;
 constexpr int32_t kUndefined = -1;  // a step or class that does not exist
 constexpr int32_t kMaxDepth = 4;
 constexpr int32_t kMaxCoarse = 4096;  // more is no search: a path is looked at point by point
+constexpr int32_t kWholeScan = kMaxCoarse + 1;  // coarse_batch: the coarse scan in one round
+// Evaluations that kMargin may spend inside a bracket beyond those of bisection. With 0 every point
+// is forced to the middle; see docs/method.md for what 1 gains.
+constexpr int32_t kMarginSlack = 1;
+// In double, a softmax probability with higher log odds is exactly 1.
+constexpr double kCertainLogOdds = 37.0;
 // Log probabilities this close are equal: what is left is the order of summation and the rounding
 // of exp, which differs between machines.
 constexpr double kRankTolerance = 1e-12;
@@ -50,13 +63,18 @@ enum class FlipStatus : int32_t {
   kNonFinite = 4,            // a point that was needed had NaN or Inf logits
 };
 
+/// How the inner points of a bracket are chosen.
+enum class FlipMethod : int32_t { kBisection = 0, kMargin = 1 };
+
 /// What all images of a search share.
 struct FlipRules {
   int32_t num_classes;     // >= 1
   int32_t grid;            // power of two
-  int32_t coarse;          // intervals of round 0; power of two, <= grid and kMaxCoarse
-  int32_t depth;           // bisection levels per round, 1 .. kMaxDepth
+  int32_t coarse;          // intervals of the coarse scan; power of two, <= grid and kMaxCoarse
+  int32_t depth;           // bisection levels per round, 1 .. kMaxDepth; 1 for kMargin
   double min_probability;  // in [0, 1]
+  int32_t coarse_batch = kWholeScan;  // points of the coarse scan per round, >= 1
+  FlipMethod method = FlipMethod::kBisection;
 };
 
 /// Search of one image.
@@ -67,15 +85,20 @@ struct FlipState {
   int32_t hi;             //
   int32_t reported_step;  // point reported so far, kUndefined without one
   int32_t reached_class;  // top class there
-  int32_t evaluations;    // points asked for and answered
+  int32_t evaluations;    // points asked for and answered; before a bracket, the next coarse point
   FlipStatus status;
+  int32_t allowance = 0;   // kMargin: evaluations that the bracket may still take
+  double record = 0.0;     // log probability at reported_step while nothing has hit
+  double margin_lo = 0.0;  // kMargin: hit_margin at lo (scanning: at the last point), <= 0
+  double margin_hi = 0.0;  // kMargin: hit_margin at hi, >= 0
 };
 
 /// What the search needs to know of one classified point.
 struct PointVerdict {
   int32_t top_class;  // kUndefined if a logit is NaN or Inf
   bool hits;
-  double log_probability;  // of the target (kAnyTarget: minus that of the source)
+  double log_probability;  // of the target (kAnyTarget: minus that of the source); coarse scan only
+  double margin;           // hit_margin; kMargin only
 };
 
 /// Index of the highest of `count` logits, the lowest index on ties; kUndefined if any is NaN/Inf.
@@ -104,6 +127,29 @@ CAE_HD inline double sum_exp_others(const float* logits, int32_t count, int32_t 
     }
   }
   return sum;
+}
+
+/// Class of the highest logit among those other than `index`, the lowest on ties. count >= 2.
+CAE_HD inline int32_t best_other(const float* logits, int32_t count, int32_t index) {
+  int32_t best = index == 0 ? 1 : 0;
+  for (int32_t i = best + 1; i < count; ++i) {
+    if (i != index && logits[i] > logits[best]) {
+      best = i;
+    }
+  }
+  return best;
+}
+
+/// log(p / (1 - p)) of the softmax probability p of a class; finite. count >= 2.
+CAE_HD inline double log_odds(const float* logits, int32_t count, int32_t index) {
+  const double rival = logits[best_other(logits, count, index)];
+  double sum = 0.0;  // at least 1, the rival's own
+  for (int32_t i = 0; i < count; ++i) {
+    if (i != index) {
+      sum += std::exp(static_cast<double>(logits[i]) - rival);
+    }
+  }
+  return static_cast<double>(logits[index]) - rival - std::log(sum);
 }
 
 /// Starts the search of one image. `source_class` is the top class of the image itself (kUndefined
@@ -137,40 +183,99 @@ CAE_HD inline int32_t num_points(const FlipRules& rules, const FlipState& state)
     return 0;
   }
   if (!has_bracket(state)) {
-    return rules.coarse + 1;
+    const int32_t left = rules.coarse + 1 - state.evaluations;
+    return left < rules.coarse_batch ? left : rules.coarse_batch;
   }
   return (1 << round_levels(rules, state)) - 1;
+}
+
+/// Distance from lo, in (0, width), of the inner point that kMargin looks at next.
+///
+/// The rule is that of ITP (Oliveira and Takahashi, ACM TOMS 47(1), 2020, doi:10.1145/3423597) on
+/// integers: where the straight line through both margins crosses zero, moved towards the middle,
+/// then projected onto the points that keep bisection's bound. Their truncation constant k1 is 0
+/// here: rounding to the step on the middle's side is all that is moved, as more cost evaluations
+/// on balance. That rounding is what makes the last confirmation cheap: the point beyond a
+/// flip that was estimated to a step is evaluated next, and the bracket collapses.
+///
+/// Bound: width <= 2^allowance holds in every round. It does at first, where the width is 2^b and
+/// the allowance b + kMarginSlack. If it holds for a width of at least 2, half = 2^(allowance - 1)
+/// is at least width / 2, so offsets in [width - half, half] exist, among them one in (0, width);
+/// either part of the bracket is at most `half` wide, and the allowance falls by one. So after at
+/// most b + kMarginSlack evaluations the width is 1, whatever the margins were; bisection takes b.
+CAE_HD inline int32_t margin_offset(const FlipState& state) {
+  const int32_t width = state.hi - state.lo;
+  const int32_t half = 1 << (state.allowance - 1);
+  // Margins are finite, <= 0 at lo and >= 0 at hi; where both are 0 they say nothing.
+  const double rise = state.margin_hi - state.margin_lo;
+  const double middle = 0.5 * width;
+  const double crossing = rise > 0.0 ? width * (-state.margin_lo / rise) : middle;
+  auto offset =
+      static_cast<int32_t>(crossing < middle ? std::ceil(crossing) : std::floor(crossing));
+  const int32_t lowest = width - half > 1 ? width - half : 1;
+  offset = offset < lowest ? lowest : offset;
+  return offset > width - lowest ? width - lowest : offset;
 }
 
 /// Step of point `slot` of the next round; steps ascend with the slot.
 CAE_HD inline int32_t point_step(const FlipRules& rules, const FlipState& state, int32_t slot) {
   if (!has_bracket(state)) {
-    return slot * (rules.grid / rules.coarse);
+    return (state.evaluations + slot) * (rules.grid / rules.coarse);
+  }
+  if (rules.method == FlipMethod::kMargin) {
+    return state.lo + margin_offset(state);
   }
   // Widths are powers of two not below 2^levels, so this divides evenly.
   return state.lo + (slot + 1) * ((state.hi - state.lo) >> round_levels(rules, state));
+}
+
+/// How far a point is from the edge of the predicate, in logits: >= 0 where it hits, <= 0 where it
+/// does not, finite. The lead of the class that is to win over the best other one; with a threshold
+/// no more than what the log odds of its probability are above those of min_probability.
+CAE_HD inline double hit_margin(const FlipRules& rules, const FlipState& state, const float* logits,
+                                bool hits) {
+  if (rules.num_classes == 1) {
+    return 0.0;
+  }
+  const bool any = state.target_class == kAnyTarget;
+  const int32_t ranked = any ? state.source_class : state.target_class;
+  const int32_t rival = best_other(logits, rules.num_classes, ranked);
+  const int32_t winner = any ? rival : ranked;
+  const int32_t loser = any ? ranked : rival;
+  double margin = static_cast<double>(logits[winner]) - static_cast<double>(logits[loser]);
+  const double threshold = rules.min_probability;
+  if (threshold > 0.0) {
+    const double wanted =
+        threshold < 1.0 ? std::log(threshold / (1.0 - threshold)) : kCertainLogOdds;
+    const double surplus = log_odds(logits, rules.num_classes, winner) - wanted;
+    margin = surplus < margin ? surplus : margin;
+  }
+  // The predicate decides; rounding, and ties that go to the lower index, do not.
+  return (margin > 0.0) == hits ? margin : 0.0;
 }
 
 /// Judges one point from its `rules.num_classes` logits.
 CAE_HD inline PointVerdict judge_point(const FlipRules& rules, const FlipState& state,
                                        const float* logits) {
   const int32_t top = top_class(logits, rules.num_classes);
-  PointVerdict verdict{top, false, 0.0};
+  PointVerdict verdict{top, false, 0.0, 0.0};
   if (top == kUndefined) {
     return verdict;
   }
   const bool any = state.target_class == kAnyTarget;
   verdict.hits = any ? top != state.source_class : top == state.target_class;
-  // The sum is needed for a threshold and, among coarse points, to rank those that do not hit.
-  if ((!verdict.hits || rules.min_probability <= 0.0) && has_bracket(state)) {
-    return verdict;
+  const bool scanning = !has_bracket(state);
+  if (scanning || (verdict.hits && rules.min_probability > 0.0)) {
+    const double others = sum_exp_others(logits, rules.num_classes, top);
+    verdict.hits = verdict.hits && 1.0 / (1.0 + others) >= rules.min_probability;
+    const int32_t ranked = any ? state.source_class : state.target_class;
+    const double log_probability =
+        static_cast<double>(logits[ranked]) - static_cast<double>(logits[top]) - std::log1p(others);
+    verdict.log_probability = any ? -log_probability : log_probability;
   }
-  const double others = sum_exp_others(logits, rules.num_classes, top);
-  verdict.hits = verdict.hits && 1.0 / (1.0 + others) >= rules.min_probability;
-  const int32_t ranked = any ? state.source_class : state.target_class;
-  const double log_probability =
-      static_cast<double>(logits[ranked]) - static_cast<double>(logits[top]) - std::log1p(others);
-  verdict.log_probability = any ? -log_probability : log_probability;
+  if (rules.method == FlipMethod::kMargin) {
+    verdict.margin = hit_margin(rules, state, logits, verdict.hits);
+  }
   return verdict;
 }
 
@@ -185,43 +290,61 @@ CAE_HD inline void end_non_finite(FlipState& state) {
   report_point(state, kUndefined, kUndefined);
 }
 
-/// Takes the verdicts of round 0. Returns the slot whose point is reported, kUndefined if none.
+/// Makes the bracket that ends at a coarse point other than the first.
+CAE_HD inline void begin_bracket(const FlipRules& rules, FlipState& state, int32_t hi,
+                                 double margin) {
+  const int32_t stride = rules.grid / rules.coarse;
+  state.lo = hi - stride;
+  state.hi = hi;
+  state.margin_hi = margin;
+  state.allowance = kMarginSlack;
+  while ((1 << (state.allowance - kMarginSlack)) < stride) {
+    ++state.allowance;
+  }
+  if (stride == 1) {
+    state.status = FlipStatus::kFlipped;
+  }
+}
+
+/// Takes the verdicts of a round of the coarse scan. Returns the slot whose point is now the one
+/// reported, kUndefined if none is.
 CAE_HD inline int32_t advance_coarse(const FlipRules& rules, FlipState& state,
                                      const PointVerdict* verdicts) {
-  int32_t best = 0;
-  for (int32_t slot = 0; slot <= rules.coarse; ++slot) {
+  const int32_t count = num_points(rules, state);
+  int32_t best = kUndefined;
+  for (int32_t slot = 0; slot < count; ++slot) {
     const PointVerdict& verdict = verdicts[slot];
+    const int32_t step = point_step(rules, state, slot);
     if (verdict.top_class == kUndefined) {
       end_non_finite(state);
       return kUndefined;
     }
     if (verdict.hits) {
-      const int32_t step = point_step(rules, state, slot);
       report_point(state, step, verdict.top_class);
-      if (slot == 0) {
+      if (step == 0) {
         state.status = FlipStatus::kReconstructionFlips;
       } else {
-        state.lo = point_step(rules, state, slot - 1);
-        state.hi = step;
-        if (state.hi - state.lo == 1) {
-          state.status = FlipStatus::kFlipped;
-        }
+        begin_bracket(rules, state, step, verdict.margin);
       }
       return slot;
     }
-    const double record = verdicts[best].log_probability;
-    if (verdict.log_probability > record + kRankTolerance * std::fabs(record)) {
+    state.margin_lo = verdict.margin;
+    const double least = state.record + kRankTolerance * std::fabs(state.record);
+    if (step == 0 || verdict.log_probability > least) {
+      state.record = verdict.log_probability;
+      report_point(state, step, verdict.top_class);
       best = slot;
     }
   }
-  state.status = FlipStatus::kNotFlipped;
-  report_point(state, point_step(rules, state, best), verdicts[best].top_class);
+  if (state.evaluations + count > rules.coarse) {
+    state.status = FlipStatus::kNotFlipped;
+  }
   return best;
 }
 
 /// Takes the verdicts of a later round. Returns the slot that is the new hi, kUndefined if none.
-CAE_HD inline int32_t advance_bisection(const FlipRules& rules, FlipState& state,
-                                        const PointVerdict* verdicts) {
+CAE_HD inline int32_t advance_bracket(const FlipRules& rules, FlipState& state,
+                                      const PointVerdict* verdicts) {
   const FlipState before = state;
   int32_t kept = kUndefined;
   int32_t left = -1;  // slots between which the boundary lies; -1 and num_points are lo and hi
@@ -237,12 +360,15 @@ CAE_HD inline int32_t advance_bisection(const FlipRules& rules, FlipState& state
     if (verdict.hits) {
       right = kept = slot;
       state.hi = step;
+      state.margin_hi = verdict.margin;
       report_point(state, step, verdict.top_class);
     } else {
       left = slot;
       state.lo = step;
+      state.margin_lo = verdict.margin;
     }
   }
+  --state.allowance;
   if (state.hi - state.lo == 1) {
     state.status = FlipStatus::kFlipped;
   }
@@ -256,9 +382,11 @@ CAE_HD inline int32_t advance_search(const FlipRules& rules, FlipState& state,
   if (state.status != FlipStatus::kSearching) {
     return kUndefined;
   }
-  state.evaluations += num_points(rules, state);
-  return has_bracket(state) ? advance_bisection(rules, state, verdicts)
-                            : advance_coarse(rules, state, verdicts);
+  const int32_t points = num_points(rules, state);
+  const int32_t kept = has_bracket(state) ? advance_bracket(rules, state, verdicts)
+                                          : advance_coarse(rules, state, verdicts);
+  state.evaluations += points;
+  return kept;
 }
 
 }  // namespace cae::search

@@ -101,6 +101,9 @@ class FlipSearch {
               rules.coarse);
     CAE_CHECK(rules.depth >= 1 && rules.depth <= kMaxDepth, "depth must be in [1, ", kMaxDepth,
               "], got ", rules.depth);
+    CAE_CHECK(rules.coarse_batch >= 1, "coarse_batch must be at least 1, got ", rules.coarse_batch);
+    CAE_CHECK(rules.method == FlipMethod::kBisection || rules.depth == 1,
+              "depth must be 1 for the method 'margin', got ", rules.depth);
     CAE_CHECK(rules.min_probability >= 0.0 && rules.min_probability <= 1.0,
               "min_probability must be in [0, 1], got ", rules.min_probability);
   }

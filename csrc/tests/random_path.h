@@ -16,7 +16,10 @@ enum class PathKind : int32_t {
   kRandom,    // any class anywhere, ties included
   kRare,      // the target in one step of eight
   kNeverFlips,
-  kPoisoned,  // kRandom with NaN and Inf at one step of sixteen
+  kPoisoned,   // kRandom with NaN and Inf at one step of sixteen
+  kLevel,      // as kRandom, every lead the same
+  kSaturated,  // as kRandom, leads near the ends of float
+  kSmooth,     // the lead of the target climbs as a sigmoid does, perhaps with noise
   kCount,
 };
 
@@ -66,10 +69,35 @@ struct RandomPath {
     }
   }
 
+  /// Lead of the target over the source: a sigmoid of steepness 5 .. 160 over the path between two
+  /// plateaus, one path of four with noise. All operations are exact or correctly rounded, and no
+  /// product that is added to something is inexact, so host and device agree.
+  CAE_HD double smooth_lead(int32_t step) const {
+    const double centre = static_cast<double>(draw(-1, 10) % 1024) / 1024;
+    const double steepness = static_cast<double>(5 << (draw(-1, 11) % 6));
+    const double x = steepness * (static_cast<double>(step) / grid - centre);
+    const double shift = static_cast<double>(draw(-1, 12) % 9) - 4.0;
+    const double noise = static_cast<double>(draw(step, 13) % 16) / 64 - 0.125;
+    return 8.0 * (x / std::sqrt(1.0 + x * x)) + shift + (draw(-1, 14) % 4 == 0 ? noise : 0.0);
+  }
+
   /// Fills logits [num_classes] of a step: multiples of 1/4, so that ties happen; the favoured
   /// class is on top, or in the random kinds perhaps tied with another.
   CAE_HD void logits(int32_t step, float* out) const {
     const int32_t top = favoured(step);
+    if (kind == PathKind::kSmooth || kind == PathKind::kLevel || kind == PathKind::kSaturated) {
+      const float low = kind == PathKind::kSaturated ? -1e30F : 0.0F;
+      for (int32_t i = 0; i < num_classes; ++i) {
+        out[i] = low;
+      }
+      if (kind == PathKind::kSmooth) {
+        out[source] = 0.5F;
+        out[target] = 0.5F + static_cast<float>(smooth_lead(step));
+      } else {
+        out[top] = kind == PathKind::kLevel ? 1.0F : draw(step, 10) % 2 == 0 ? 1e30F : 3e38F;
+      }
+      return;
+    }
     const bool random = kind == PathKind::kRandom || kind == PathKind::kPoisoned;
     for (int32_t i = 0; i < num_classes; ++i) {
       out[i] = static_cast<float>(draw(step, 16 + i) % 9) * 0.25F;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Property tests of the flip search against a one-point-at-a-time search, on random paths.
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
 #include <vector>
 
 #include "check_test.h"
+#include "flip_brute_force.h"
 #include "random_path.h"
 #include "search/flip_search_host.h"
 
@@ -20,190 +20,62 @@ using cae::search::FlipStatus;
 using cae::search::kAnyTarget;
 using cae::search::kMaxDepth;
 using cae::search::kUndefined;
+using cae::search::kWholeScan;
+using cae::testing::BruteForce;
 using cae::testing::PathKind;
 using cae::testing::random_case;
 using cae::testing::RandomCase;
+using cae::testing::run;
+using cae::testing::same_outcome;
 
-/// Written from the definitions, without the code under test.
-struct BruteForce {
-  const RandomCase& test;
-
-  std::vector<float> logits(int32_t step) const {
-    std::vector<float> out(static_cast<size_t>(test.rules.num_classes));
-    test.path.logits(step, out.data());
-    return out;
-  }
-
-  /// Softmax in long double; empty if a logit is not finite.
-  std::vector<long double> probabilities(int32_t step) const {
-    const std::vector<float> values = logits(step);
-    long double sum = 0;
-    for (const float value : values) {
-      if (!std::isfinite(value)) {
-        return {};
-      }
-      sum += std::exp(static_cast<long double>(value));
+/// Sizes of a round of the coarse scan that are worth trying.
+std::vector<int32_t> coarse_batches(int32_t coarse) {
+  std::vector<int32_t> sizes{1, 2, 3, coarse, coarse + 1, coarse + 2, kWholeScan};
+  if (coarse <= 8) {
+    for (int32_t size = 4; size < coarse; ++size) {
+      sizes.push_back(size);
     }
-    std::vector<long double> out;
-    for (const float value : values) {
-      out.push_back(std::exp(static_cast<long double>(value)) / sum);
-    }
-    return out;
   }
-
-  int32_t top(int32_t step) const {
-    const std::vector<float> values = logits(step);
-    return static_cast<int32_t>(std::max_element(values.begin(), values.end()) - values.begin());
-  }
-
-  bool finite(int32_t step) const { return !probabilities(step).empty(); }
-
-  bool hits(int32_t step) const {
-    const int32_t winner = top(step);
-    const bool wanted =
-        test.target_class == kAnyTarget ? winner != test.source_class : winner == test.target_class;
-    return wanted && probabilities(step)[static_cast<size_t>(winner)] >= test.rules.min_probability;
-  }
-
-  /// What makes the better point where none hits.
-  long double rank(int32_t step) const {
-    const std::vector<long double> all = probabilities(step);
-    return test.target_class == kAnyTarget ? -all[static_cast<size_t>(test.source_class)]
-                                           : all[static_cast<size_t>(test.target_class)];
-  }
-
-  FlipState search() const {
-    FlipState out{test.source_class, test.target_class, kUndefined, kUndefined,
-                  kUndefined,        kUndefined,        0,          FlipStatus::kNotFlipped};
-    const int32_t stride = test.rules.grid / test.rules.coarse;
-    int32_t lo = -1;
-    int32_t hi = -1;
-    for (int32_t step = 0; step <= test.rules.grid && hi < 0; step += stride) {
-      if (!finite(step)) {
-        return with_status(out, FlipStatus::kNonFinite);
-      }
-      if (hits(step)) {
-        hi = step;
-        lo = step - stride;
-      }
-    }
-    if (hi < 0) {
-      int32_t best = 0;
-      for (int32_t step = stride; step <= test.rules.grid; step += stride) {
-        if (rank(step) > rank(best) * (1 + (rank(best) > 0 ? 1e-12L : -1e-12L))) {
-          best = step;
-        }
-      }
-      return reporting(out, best);
-    }
-    if (hi == 0) {
-      return reporting(with_status(out, FlipStatus::kReconstructionFlips), 0);
-    }
-    while (hi - lo > 1) {
-      const int32_t middle = (lo + hi) / 2;
-      if (!finite(middle)) {
-        return with_status(out, FlipStatus::kNonFinite);
-      }
-      (hits(middle) ? hi : lo) = middle;
-    }
-    out.lo = lo;
-    out.hi = hi;
-    return reporting(with_status(out, FlipStatus::kFlipped), hi);
-  }
-
-  static FlipState with_status(FlipState state, FlipStatus status) {
-    state.status = status;
-    return state;
-  }
-
-  FlipState reporting(FlipState state, int32_t step) const {
-    state.reported_step = step;
-    state.reached_class = top(step);
-    return state;
-  }
-};
-
-bool same_outcome(const FlipState& a, const FlipState& b) {
-  return a.status == b.status && a.lo == b.lo && a.hi == b.hi &&
-         a.reported_step == b.reported_step && a.reached_class == b.reached_class;
+  return sizes;
 }
 
-/// Runs searches that share their rules; checks the bookkeeping on the way.
-std::vector<FlipState> run(const std::vector<RandomCase>& cases) {
-  std::vector<int32_t> source;
-  std::vector<int32_t> target;
-  for (const RandomCase& test : cases) {
-    source.push_back(test.source_class);
-    target.push_back(test.target_class);
-  }
-  const FlipRules rules = cases.front().rules;
-  FlipSearch search(source, target, rules);
-  const auto classes = static_cast<size_t>(rules.num_classes);
-  std::vector<int32_t> kept_step(cases.size(), kUndefined);
-  std::vector<int32_t> asked(cases.size(), 0);
-  std::vector<float> logits;
-  while (!search.done()) {
-    const cae::search::PathPoints points = search.points();
-    logits.resize(points.step.size() * classes);
-    for (size_t i = 0; i < points.step.size(); ++i) {
-      const auto image = static_cast<size_t>(points.image_index[i]);
-      CAE_TEST_CHECK(search.states()[image].status == FlipStatus::kSearching);
-      CAE_TEST_CHECK(points.step[i] >= 0 && points.step[i] <= rules.grid);
-      cases[image].path.logits(points.step[i], logits.data() + i * classes);
-      ++asked[image];
-    }
-    const std::vector<uint8_t> keep =
-        search.update(logits.data(), static_cast<int64_t>(points.step.size()), rules.num_classes);
-    std::vector<int32_t> kept_now(cases.size(), 0);
-    for (size_t i = 0; i < keep.size(); ++i) {
-      if (keep[i] == 0) {
-        continue;
-      }
-      const auto image = static_cast<size_t>(points.image_index[i]);
-      kept_step[image] = points.step[i];
-      CAE_TEST_CHECK(++kept_now[image] == 1);
-    }
-    CAE_TEST_CHECK(search.rounds() <= 1 + 30);
-  }
-  for (size_t i = 0; i < cases.size(); ++i) {
-    const FlipState& state = search.states()[i];
-    CAE_TEST_CHECK(state.evaluations == asked[i]);
-    if (state.status != FlipStatus::kNonFinite) {
-      CAE_TEST_CHECK(state.reported_step == kept_step[i]);
-    }
-  }
-  return search.states();
+/// Points that a coarse scan in rounds of `batch` asks for where `needed` of them are needed.
+int32_t scanned(int32_t needed, int32_t batch, int32_t coarse) {
+  const int64_t rounded = (static_cast<int64_t>(needed) + batch - 1) / batch * batch;
+  return static_cast<int32_t>(std::min<int64_t>(rounded, coarse + 1));
 }
 
-/// Each random case alone, at every depth.
+/// Each random case alone, at every depth and in every way to scan.
 void test_against_brute_force() {
-  constexpr uint64_t kCases = 60000;
+  constexpr uint64_t kCases = 12000;
   int64_t seen[5] = {};
   for (uint64_t index = 0; index < kCases; ++index) {
-    const RandomCase plain = random_case(index, 1);
-    const BruteForce brute{plain};
+    RandomCase test = random_case(index, 1);
+    const BruteForce brute{test};
     const FlipState expected = brute.search();
     ++seen[static_cast<int>(expected.status)];
-    int32_t plain_evaluations = 0;
-    for (int32_t depth = 1; depth <= kMaxDepth; ++depth) {
-      const FlipState state = run({random_case(index, depth)}).front();
-      CAE_TEST_CHECK(same_outcome(state, expected));
-      if (depth == 1) {
-        plain_evaluations = state.evaluations;
+    const int32_t needed = brute.coarse_points();
+    for (const int32_t batch : coarse_batches(test.rules.coarse)) {
+      test.rules.coarse_batch = batch;
+      const int32_t plain =
+          scanned(needed, batch, test.rules.coarse) + expected.evaluations - needed;
+      for (int32_t depth = 1; depth <= kMaxDepth; ++depth) {
+        test.rules.depth = depth;
+        const FlipState state = run({test}).front();
+        CAE_TEST_CHECK(same_outcome(state, expected));
+        CAE_TEST_CHECK(depth == 1 ? state.evaluations == plain : state.evaluations >= plain);
       }
-      CAE_TEST_CHECK(state.evaluations >= plain_evaluations ||
-                     state.status == FlipStatus::kNonFinite);
     }
-    if (plain.path.kind == PathKind::kMonotone && plain.rules.min_probability == 0.0 &&
+    if (test.path.kind == PathKind::kMonotone && test.rules.min_probability == 0.0 &&
         expected.status == FlipStatus::kFlipped) {
-      CAE_TEST_CHECK(expected.hi == plain.path.change(0));
+      CAE_TEST_CHECK(expected.hi == test.path.change(0));
       CAE_TEST_CHECK(expected.lo == expected.hi - 1);
     }
   }
   // The generator must reach every outcome that has points, or the test shows nothing.
   for (const FlipStatus status : {FlipStatus::kFlipped, FlipStatus::kNotFlipped,
                                   FlipStatus::kReconstructionFlips, FlipStatus::kNonFinite}) {
-    CAE_TEST_CHECK(seen[static_cast<int>(status)] > 1000);
+    CAE_TEST_CHECK(seen[static_cast<int>(status)] > 200);
   }
 }
 
@@ -228,6 +100,7 @@ void test_batches() {
         test.source_class = kUndefined;
       }
       test.rules = rules;
+      test.rules.coarse_batch = 1 + static_cast<int32_t>(batch % 5);
       cases.push_back(test);
     }
     const std::vector<FlipState> together = run(cases);
@@ -263,6 +136,25 @@ void test_by_hand() {
   CAE_TEST_CHECK(search.done() && search.rounds() == 2);
   CAE_TEST_CHECK(state.status == FlipStatus::kFlipped && state.lo == 2 && state.hi == 3);
   CAE_TEST_CHECK(state.reported_step == 3 && state.reached_class == 1 && state.evaluations == 6);
+}
+
+/// One coarse point at a time: the best so far is kept, and nothing behind the first hit is asked.
+void test_scan_by_hand() {
+  FlipSearch search({0}, {1}, {2, 8, 4, 1, 0.0, 1});
+  const auto answer = [&](int32_t step, float lead) {
+    CAE_TEST_CHECK(search.points().step == std::vector<int32_t>{step});
+    const float logits[2] = {0, lead};
+    return search.update(logits, 1, 2).front() != 0;
+  };
+  CAE_TEST_CHECK(answer(0, -3));
+  CAE_TEST_CHECK(!answer(2, -4));
+  CAE_TEST_CHECK(answer(4, -1));
+  CAE_TEST_CHECK(search.states().front().reported_step == 4);
+  CAE_TEST_CHECK(answer(6, 1));
+  CAE_TEST_CHECK(!answer(5, -1));
+  const FlipState& state = search.states().front();
+  CAE_TEST_CHECK(search.done() && state.status == FlipStatus::kFlipped);
+  CAE_TEST_CHECK(state.lo == 5 && state.hi == 6 && state.evaluations == 5);
 }
 
 /// Logits so far apart that every probability rounds to 0 or 1 still rank points.
@@ -326,9 +218,21 @@ bool refused(Body&& body) {
 void test_errors() {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const FlipRules bad[] = {
-      {0, 8, 4, 1, 0.0}, {2, 0, 1, 1, 0.0},  {2, 6, 2, 1, 0.0},  {2, -8, 1, 1, 0.0},
-      {2, 8, 3, 1, 0.0}, {2, 8, 16, 1, 0.0}, {2, 8, 0, 1, 0.0},  {2, 8, 4, 0, 0.0},
-      {2, 8, 4, 5, 0.0}, {2, 8, 4, 1, -0.1}, {2, 8, 4, 1, 1.01}, {2, 8, 4, 1, nan},
+      {0, 8, 4, 1, 0.0},
+      {2, 0, 1, 1, 0.0},
+      {2, 6, 2, 1, 0.0},
+      {2, -8, 1, 1, 0.0},
+      {2, 8, 3, 1, 0.0},
+      {2, 8, 16, 1, 0.0},
+      {2, 8, 0, 1, 0.0},
+      {2, 8, 4, 0, 0.0},
+      {2, 8, 4, 1, 0.0, 0},
+      {2, 8, 4, 1, 0.0, -1},
+      {2, 8, 4, 2, 0.0, 1, cae::search::FlipMethod::kMargin},
+      {2, 8, 4, 5, 0.0},
+      {2, 8, 4, 1, -0.1},
+      {2, 8, 4, 1, 1.01},
+      {2, 8, 4, 1, nan},
   };
   for (const FlipRules& rules : bad) {
     CAE_TEST_CHECK(refused([&] { FlipSearch({0}, {1}, rules); }));
@@ -359,6 +263,7 @@ void test_errors() {
 
 int main() {
   test_by_hand();
+  test_scan_by_hand();
   test_extreme_logits();
   test_sizes();
   test_errors();
