@@ -30,7 +30,7 @@ def world() -> World:
         (GOOD.transpose(0, 2, 3, 1), r"shape \[2, 16, 16, 1\]"),
         (np.zeros((2, 3, 16, 16), np.float32), r"shape \[2, 3, 16, 16\]"),
         (np.zeros((2, 1, 32, 32), np.float32), r"shape \[2, 1, 32, 32\]"),
-        (GOOD[:0], "is empty"),
+        (GOOD[:0, :, :8], r"shape \[0, 1, 8, 16\]"),
         (GOOD.astype(np.uint8), "got dtype uint8"),
         (GOOD.astype(np.float64), "got dtype float64"),
         (GOOD.astype(np.float16), "got dtype float16"),
@@ -90,7 +90,8 @@ def test_wrong_targets(world: World, target: Any) -> None:
     [
         (np.zeros((2, 4), np.float32), "one for each of the 3 images, got 2"),
         (np.zeros((3, 5), np.float32), r"class codes \[N, 4\], got \[3, 5\]"),
-        (np.zeros((0, 4), np.float32), "class codes"),
+        (np.zeros((0, 4), np.float32), "one for each of the 3 images, got 0"),
+        (np.zeros(0, int), "one for each of the 3 images, got 0"),
         (np.full((1, 4), np.nan, np.float32), "NaN or Inf"),
         (np.zeros((2, 1, 16, 16), np.float32), "one for each of the 3 images, got 2"),
         (np.zeros((3, 1, 8, 8), np.float32), r"exemplars must be float32 \[N, 1, 16, 16\]"),

@@ -32,7 +32,7 @@ INCLUDES = {
 # Layers of the package, lowest first: a module imports from its own layer or a lower one.
 LAYERS = (
     ("errors", "_C"),
-    ("files", "arrays", "class_names", "_backend"),
+    ("files", "arrays", "class_names", "memory", "_backend"),
     ("ops", "decoding", "data_layout", "onnx_files", "pt2_files", "targets"),
     ("reference", "networks", "authors", "model", "images", "saliency", "colors", "pictures"),
     ("data", "digits", "classifier", "classifier_files", "testing"),
