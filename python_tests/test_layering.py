@@ -26,6 +26,7 @@ INCLUDES = {
     "cuda": {"core", "ops", "search", "cuda"},
     "engine": {"core", "ops", "search", "cpu", "engine"},
     "bindings": {"core", "ops", "search", "cpu", "cuda", "engine", "bindings"},
+    "fuzz": {"core", "ops", "search", "cpu", "engine", "fuzz"},
     "tests": {"core", "ops", "search", "cpu", "cuda", "engine", "tests"},
 }
 

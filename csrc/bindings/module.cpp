@@ -61,13 +61,12 @@ std::string cpu_isa() { return cae::cpu::kernels().name; }
 
 /// Any Python integer: one that no C integer holds is out of range like the others.
 void set_num_threads(const py::object& n) {
-  const auto number = py::reinterpret_steal<py::object>(
-      PyBool_Check(n.ptr()) ? nullptr : PyNumber_Index(n.ptr()));
+  const auto number =
+      py::reinterpret_steal<py::object>(PyBool_Check(n.ptr()) ? nullptr : PyNumber_Index(n.ptr()));
   if (!number) {
     PyErr_Clear();
-    throw py::type_error(
-        cae::concat("num_threads must be an integer in 1..", cae::cpu::kMaxThreads, ", got ",
-                    std::string(py::str(py::repr(n)))));
+    throw py::type_error(cae::concat("num_threads must be an integer in 1..", cae::cpu::kMaxThreads,
+                                     ", got ", std::string(py::str(py::repr(n)))));
   }
   int overflow = 0;
   const long threads = PyLong_AsLongAndOverflow(number.ptr(), &overflow);
