@@ -38,9 +38,10 @@ Layer read_layer(Bytes& bytes, int64_t kernel) {
 
 /// Runs the plan on an image of small whole numbers, so that every sum is exact.
 std::vector<float> run(const ConvPlan& plan, const std::vector<float>& in) {
-  const auto size = static_cast<size_t>(plan.out_size());
-  std::vector<float> out(size + 1, kBorder);
-  std::vector<float> partials(static_cast<size_t>(plan.partials_size()));
+  const auto channels = static_cast<size_t>(plan.out_channels);
+  const auto pixels = static_cast<size_t>(plan.out_height * plan.out_width);
+  std::vector<float> out(pixels * channels + 1, kBorder);
+  std::vector<float> partials(plan.chunks.size() * 2 * channels);
   cae::conv2d(plan, {{in.data(), out.data(), partials.data()}});
   CAE_FUZZ_CHECK(out.back() == kBorder);
   out.pop_back();
