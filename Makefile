@@ -10,6 +10,8 @@ OUT    ?= demo
 DATA   ?=
 # More arguments for pytest, as in: make test ARGS="-k search"
 ARGS   ?=
+# Seconds that `make fuzz` gives each target.
+FUZZ_SECONDS ?= 60
 
 NATIVE_SOURCES := CMakeLists.txt setup.py $(shell find csrc -type f \
     \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null)
@@ -19,7 +21,7 @@ PUBLIC_MODULES := backends bank classifier data explainer explanation images mod
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup dev demo test bench lint sanitize wheel docs clean
+.PHONY: help setup dev demo test bench lint sanitize fuzz wheel docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +48,9 @@ lint: dev  ## formatters, linters, types, stubs
 
 sanitize: dev  ## native tests under the address, undefined-behaviour and thread sanitizers
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash csrc/tests/run_sanitize.sh
+
+fuzz: dev  ## libFuzzer on everything that native code is given (needs clang; FUZZ_SECONDS=60 a target)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash csrc/fuzz/run_fuzz.sh "$(FUZZ_SECONDS)"
 
 wheel: setup  ## a wheel in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ImageDecodeError,
         MissingExtra,
         ModelFileError,
+        OutOfMemory,
     )
     from .explainer import Codes, Explainer
     from .explanation import Explanation
@@ -52,6 +53,7 @@ _HOMES = {
         "ImageDecodeError",
         "MissingExtra",
         "ModelFileError",
+        "OutOfMemory",
     ),
     "explainer": ("Codes", "Explainer"),
     "explanation": ("Explanation",),
@@ -77,6 +79,7 @@ __all__ = [
     "ImageDecodeError",
     "MissingExtra",
     "ModelFileError",
+    "OutOfMemory",
     "__version__",
     "build_config",
     "info",

@@ -103,18 +103,18 @@ def as_kind(array: Any, kind: Kind) -> Any:
 
 
 def checked_images(images: Any, shape: tuple[int, int, int], argument: str = "images") -> Float32:
-    """Images as a C-contiguous float32 NumPy array; pixel values are not looked at.
+    """Images as a float32 NumPy array; pixel values are not looked at.
 
     Args:
-        images: Array of any kind, [N, C, H, W] float32, N >= 1.
+        images: Array of any kind and layout, [N, C, H, W] float32; N may be 0.
         shape: The (C, H, W) wanted.
         argument: Name used in error messages.
 
     Returns:
-        [N, C, H, W]; shares the caller's memory where that is contiguous host memory.
+        [N, C, H, W]; shares the caller's memory where that is host memory, with its strides.
 
     Raises:
-        ValueError: Not an array, or of another rank, dtype or shape, or empty.
+        ValueError: Not an array, or of another rank, dtype or shape.
     """
     wanted = (
         f"float32 [N, {shape[0]}, {shape[1]}, {shape[2]}] in [-1, 1] (see cae_fast.load_images)"
@@ -132,9 +132,30 @@ def checked_images(images: Any, shape: tuple[int, int, int], argument: str = "im
         raise ValueError(f"{argument} must be {wanted}, got dtype {dtype.removeprefix('torch.')}")
     if array.ndim != 4 or tuple(array.shape[1:]) != shape:
         raise ValueError(f"{argument} must be {wanted}, got shape {list(array.shape)}")
-    if array.shape[0] == 0:
-        raise ValueError(f"{argument} is empty, expected at least one image, {wanted}")
-    return np.ascontiguousarray(array)
+    return array
+
+
+def checked_codes(codes: Any, shape: tuple[int, ...], argument: str) -> Float32:
+    """Codes as a C-contiguous float32 NumPy array.
+
+    Args:
+        codes: Array of any kind, [N, ...] floating; N may be 0.
+        shape: The shape wanted of each.
+        argument: Name used in error messages.
+
+    Raises:
+        ValueError: Not an array, of another rank, dtype or shape, or with NaN or Inf.
+    """
+    wanted = f"float [N, {', '.join(map(str, shape))}]"
+    try:
+        array = to_numpy(codes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{argument} must be {wanted}: {error}") from None
+    if array.dtype.kind != "f" or array.shape[1:] != shape or array.ndim != len(shape) + 1:
+        raise ValueError(f"{argument} must be {wanted}, got {array.dtype} {list(array.shape)}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{argument} holds NaN or Inf")
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def pixel_fault(image: Float32) -> str | None:
@@ -145,6 +166,19 @@ def pixel_fault(image: Float32) -> str | None:
     if low < -1 - PIXEL_SLACK or high > 1 + PIXEL_SLACK:
         return f"pixels lie in [{low:g}, {high:g}], expected [-1, 1]"
     return None
+
+
+def finite_images(images: Any, shape: tuple[int, int, int], argument: str = "images") -> Float32:
+    """:func:`checked_images`, of which every pixel is looked at as well.
+
+    Raises:
+        ValueError: As there; or pixels of an image are NaN, Inf or out of range.
+    """
+    array = checked_images(images, shape, argument)
+    for i, image in enumerate(array):
+        if fault := pixel_fault(image):
+            raise ValueError(f"{argument}: image {i}: {fault}")
+    return array
 
 
 @lru_cache(maxsize=64)

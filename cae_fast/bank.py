@@ -17,6 +17,7 @@ from .arrays import Float32
 from .class_names import agree
 from .classifier import Classifier, classifier_from
 from .errors import BankError, ImageDecodeError
+from .memory import in_groups
 from .model import CAE
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class CodeBank:
             thumbnails: Keep a small PNG of each image.
             backend: As in :class:`cae_fast.Explainer`.
             device: As in :class:`cae_fast.Explainer`.
-            batch: Images in memory at a time.
+            batch: Images in memory at a time; fewer are taken where memory runs out.
             on_error: "raise" stops at an unreadable image, "collect" leaves it out and says why in
                 `skipped`.
             on_progress: Called with (images done, images in all).
@@ -182,6 +183,7 @@ class CodeBank:
         Raises:
             BankError: Class names disagree, or a code is not finite.
             ImageDecodeError: An image cannot be read.
+            OutOfMemory: One image alone does not fit.
         """
         from .backends import select_backend
 
@@ -196,43 +198,50 @@ class CodeBank:
             error=BankError,
         )
         engine = select_backend(backend, model, device=device, max_batch=batch)
-        codes, predicted, pictures = [], [], []
         config = model.config
-        kept: list[int] = []
+        # By first row, so that a group that is tried again counts once: rows, codes, classes.
+        groups: dict[int, tuple[list[int], Float32, IntArray]] = {}
+        pictures: dict[int, bytes] = {}
         skipped: dict[str, str] = {}
-        for first in range(0, len(dataset), engine.max_batch):
-            rows = list(range(first, min(first + engine.max_batch, len(dataset))))
+
+        def encode(part: slice, _: int) -> None:
+            rows = list(range(part.start, part.stop))
             images, reasons = dataset.load(
                 rows, size=config.image_size, channels=config.in_channels, on_error="collect"
             )
-            good = [row for row, why in zip(rows, reasons, strict=True) if why is None]
             for row, why in zip(rows, reasons, strict=True):
                 if why is not None:
                     if on_error == "raise":
                         raise ImageDecodeError(why)
                     skipped[dataset.files[row]] = why
+            good = [row for row, why in zip(rows, reasons, strict=True) if why is None]
             if good:
                 images = images[[why is None for why in reasons]]
-                kept += good
-                codes.append(engine.encode_class(images).astype(np.float32))
+                codes = engine.encode_class(images).astype(np.float32)
+                classes = np.full(len(good), -1, dtype=np.int64)
                 if asked is not None:
-                    predicted.append(_predict(asked, images, len(class_names)))
+                    classes = _predict(asked, images, len(class_names))
                 if thumbnails:
-                    pictures += [_thumbnail(image) for image in images]
+                    pictures.update(zip(good, map(_thumbnail, images), strict=True))
+                groups[part.start] = (good, codes, classes)
             if on_progress is not None:
-                on_progress(rows[-1] + 1, len(dataset))
-        if not codes:
+                on_progress(part.stop, len(dataset))
+
+        in_groups(encode, len(dataset), engine.max_batch, what="images to encode")
+        if not groups:
             raise BankError(f"the data set {dataset.root} holds no readable images")
+        rows, codes, predicted = zip(*groups.values(), strict=True)
+        kept = [row for group in rows for row in group]
         bank = cls(
             codes=np.concatenate(codes),
             names=[dataset.files[row] for row in kept],
             groups=[dataset.groups[row] for row in kept],
             labels=np.asarray(dataset.labels, dtype=np.int64)[kept],
-            predicted=np.concatenate(predicted) if predicted else np.full(len(kept), -1),
+            predicted=np.concatenate(predicted),
             class_names=class_names,
             model_sha256=model.sha256,
             classifier=None if asked is None else asked.name,
-            thumbnails=pictures if thumbnails else None,
+            thumbnails=[pictures[row] for row in kept] if thumbnails else None,
         )
         bank.skipped = skipped
         return bank

@@ -2,7 +2,8 @@
 """Errors of the package.
 
 Every refusal of bad input is a :class:`CAEError`, which is a ``ValueError``: its message is one
-line that names the argument or file, what was seen and what was wanted.
+line that names the argument or file, what was seen and what was wanted. What the machine lacks has
+errors of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ class BankError(CAEError):
 
 class ClassifierError(CAEError):
     """A classifier cannot be loaded, raised, or returned something else than logits [N, K]."""
+
+
+class OutOfMemory(MemoryError):
+    """Something does not fit into memory, not even one image at a time; the message says what."""
 
 
 class BackendUnavailable(RuntimeError):

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import checked_images, pixel_fault, to_numpy
+from .arrays import finite_images, to_numpy
 from .backends import Backend
 from .bank import CodeBank
 from .errors import BankError
+from .memory import in_groups
 from .model import CAEConfig
 
 IntArray = npt.NDArray[np.int64]
@@ -97,7 +98,7 @@ class Exemplars:
             )
         rows = np.atleast_1d(array).astype(np.int64)
         rows = rows[:, None] if rows.ndim == 1 else rows
-        if rows.size == 0:
+        if rows.shape[1] == 0:
             raise ValueError("exemplars is empty, expected bank rows [N]")
         outside = rows[(rows < 0) | (rows >= len(self._bank))]
         if outside.size:
@@ -109,14 +110,17 @@ class Exemplars:
         self._codes = average(self._bank, rows)
 
     def _take_images(self, given: Any, config: CAEConfig, backend: Backend) -> None:
-        images = checked_images(given, config.image_shape, "exemplars")
-        for i, image in enumerate(images):
-            if fault := pixel_fault(image):
-                raise ValueError(f"exemplars: image {i}: {fault}")
-        self._codes = backend.encode_class(images)
+        images = finite_images(given, config.image_shape, "exemplars")
+        codes = np.empty((len(images), config.code_dim), dtype=np.dtype(backend.dtype))
+
+        def encode(rows: slice, _: int) -> None:
+            codes[rows] = backend.encode_class(np.ascontiguousarray(images[rows]))
+
+        in_groups(encode, len(images), backend.max_batch, what="exemplars to encode")
+        self._codes = codes
 
     def _take_codes(self, array: npt.NDArray[Any], config: CAEConfig) -> None:
-        if array.shape[1] != config.code_dim or len(array) == 0:
+        if array.shape[1] != config.code_dim:
             raise ValueError(
                 f"exemplars must be class codes [N, {config.code_dim}], got {list(array.shape)}"
             )

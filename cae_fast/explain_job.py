@@ -14,6 +14,7 @@ from .arrays import Float32, to_numpy
 from .backends import Backend
 from .exemplars import Exemplars
 from .explanation import Explanation
+from .memory import allocate, in_groups
 from .path_search import STATUSES, Clock, Outcome, SearchRules, search_flips
 from .saliency import difference_saliency
 from .targets import Target
@@ -55,12 +56,15 @@ class ExplainJob:
 
     def run(self, names: list[str], on_progress: Callable[[int, int], None] | None) -> Explanation:
         """Explains all images; arrays are NumPy."""
-        result = self._allocate(names)
         count = len(self.images)
-        for first in range(0, count, self.backend.max_batch):
-            self._explain_group(result, first)
+        result = allocate(lambda: self._allocate(names), what=f"results of {count} images")
+
+        def explain(rows: slice, in_flight: int) -> None:
+            self._explain_group(result, rows, in_flight)
             if on_progress is not None:
-                on_progress(min(first + self.backend.max_batch, count), count)
+                on_progress(rows.stop, count)
+
+        in_groups(explain, count, self.backend.max_batch, what="images to explain")
         return result
 
     def _allocate(self, names: list[str]) -> Explanation:
@@ -103,13 +107,13 @@ class ExplainJob:
             path_images=unknown(frames, *shape) if frames else None,
         )
 
-    def _explain_group(self, result: Explanation, first: int) -> None:
-        """Explains the images from `first` on that are searched together."""
-        part = slice(first, first + self.backend.max_batch)
+    def _explain_group(self, result: Explanation, part: slice, in_flight: int) -> None:
+        """Explains the images of `part`, searched together with at most `in_flight` points."""
+        first = part.start
         good = np.array([why is None for why in self.reasons[part]])
         if not good.any():
             return
-        images = self.images[part]
+        images = np.ascontiguousarray(self.images[part])
         if not good.all():  # grey stands in, so that the others are computed in the same company
             images = np.where(good[:, None, None, None], images, np.float32(0))
         with self.clock("classify"):
@@ -134,7 +138,7 @@ class ExplainJob:
             source,
             target,
             self.rules,
-            self.backend.max_batch,
+            in_flight,
             self.backend.coarse_batch,
             self.clock,
         )

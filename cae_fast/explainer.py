@@ -13,7 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from . import __version__ as _version
-from .arrays import Float32, as_kind, checked_images, kind_of, like, pixel_fault, to_numpy
+from .arrays import (
+    Float32,
+    as_kind,
+    checked_codes,
+    checked_images,
+    finite_images,
+    kind_of,
+    like,
+    pixel_fault,
+    to_numpy,
+)
 from .backends import select_backend
 from .bank import CodeBank
 from .class_names import agree
@@ -22,6 +32,7 @@ from .errors import ClassifierError
 from .exemplars import Exemplars
 from .explain_job import ExplainJob
 from .explanation import Explanation
+from .memory import allocate, in_groups
 from .model import CAE
 from .path_search import Clock, search_rules
 from .targets import check_target
@@ -75,7 +86,7 @@ class Explainer:
             precision: "auto" or "fp32"; "fp64" with the torch backend.
             device: A torch device, for the torch backend.
             max_batch: The most images, or points of paths, in flight; also the images searched
-                together.
+                together. Fewer are taken where memory runs out.
 
         Raises:
             ValueError: Wrong arguments.
@@ -83,6 +94,7 @@ class Explainer:
                 classes.
             BankError: The bank belongs to another model or names other classes.
             BackendUnavailable: The backend cannot run here.
+            OutOfMemory: The model does not fit, not even with `max_batch` 1.
         """
         if not isinstance(model, CAE):
             raise ValueError(
@@ -130,8 +142,8 @@ class Explainer:
         """Explains images by the point of each guided path where the classifier changes its mind.
 
         Args:
-            images: [N, C, S, S] float32 in [-1, 1], NumPy, torch, CuPy or anything with DLPack. An
-                image with NaN, Inf or values out of range is `rejected`, alone.
+            images: [N, C, S, S] float32 in [-1, 1], NumPy, torch, CuPy or anything with DLPack; N
+                may be 0. An image with NaN, Inf or values out of range is `rejected`, alone.
             target: None (the other class of two, else the runner-up logit; where exemplars come
                 from the bank, among the classes with `k` usable rows there), a class index or name,
                 "any" (leaving the source class; a class of that name comes first), or one of these
@@ -166,6 +178,8 @@ class Explainer:
             ClassifierError: The classifier raised or returned something else than logits [N, K].
             BankError: No bank and no exemplars, or the bank has fewer than `k` usable rows of the
                 class asked for (by default: of every class but the image's own).
+            OutOfMemory: The results do not fit, or one image alone does not. (A group of images
+                that does not is halved; what comes out is the same.)
         """
         clock = Clock()
         with clock("total"):
@@ -235,20 +249,30 @@ class Explainer:
         return await asyncio.to_thread(self.explain, images, **options)
 
     def encode(self, images: Any) -> Codes:
-        """Both codes of images [N, C, S, S]; arrays of the kind that came in.
+        """Both codes of images [N, C, S, S], N may be 0; arrays of the kind that came in.
 
         Raises:
             ValueError: Wrong dtype, rank or shape, or pixels that are NaN, Inf or out of range.
+            OutOfMemory: The codes do not fit, or one image alone does not.
         """
-        array = self._finite_images(images)
-        individual, class_code = self.backend.encode(array)
-        return Codes(_float32_like(individual, images), _float32_like(class_code, images))
+        config = self.model.config
+        array = finite_images(images, config.image_shape)
+        count = len(array)
+        individual = _results((count, *config.individual_shape), "codes")
+        class_code = _results((count, config.code_dim), "codes")
+
+        def encode(rows: slice, _: int) -> None:
+            group = self.backend.encode(np.ascontiguousarray(array[rows]))
+            individual[rows], class_code[rows] = map(to_numpy, group)
+
+        in_groups(encode, count, self.backend.max_batch, what="images to encode")
+        return Codes(like(individual, images), like(class_code, images))
 
     def decode(self, individual: Any, class_code: Any) -> Any:
         """Images from codes.
 
         Args:
-            individual: [N, 4w, S / 4, S / 4], or one for all class codes.
+            individual: [N, 4w, S / 4, S / 4], or one for all class codes; N may be 0.
             class_code: [N, D], or one for all individual codes.
 
         Returns:
@@ -256,27 +280,36 @@ class Explainer:
 
         Raises:
             ValueError: Wrong rank or shape, or values that are not finite.
+            OutOfMemory: The images do not fit, or one code alone does not.
         """
         shape = self.model.config.individual_shape
-        source = _checked_codes(individual, shape, "individual")
-        codes = _checked_codes(class_code, (self.model.config.code_dim,), "class_code")
-        count = max(len(source), len(codes))
-        if {len(source), len(codes)} - {1, count}:
+        source = checked_codes(individual, shape, "individual")
+        codes = checked_codes(class_code, (self.model.config.code_dim,), "class_code")
+        count = len(codes) if len(source) == 1 else len(source)
+        if len(codes) not in (1, count):
             raise ValueError(
                 f"individual has {len(source)} rows, class_code {len(codes)}: expected the same "
                 "number"
             )
-        rows = np.zeros(count, np.int32) if len(source) == 1 else np.arange(count, dtype=np.int32)
-        images = self.backend.decode(
-            source, np.ascontiguousarray(np.broadcast_to(codes, (count, codes.shape[1]))), rows
-        )
-        return _float32_like(images, individual)
+        codes = np.broadcast_to(codes, (count, codes.shape[1]))
+        images = _results((count, *self.model.config.image_shape), "images")
+
+        def decode(rows: slice, _: int) -> None:
+            group = np.ascontiguousarray(codes[rows])
+            if len(source) == 1:
+                index, wanted = np.zeros(len(group), dtype=np.int32), source
+            else:
+                index, wanted = np.arange(len(group), dtype=np.int32), source[rows]
+            images[rows] = to_numpy(self.backend.decode(wanted, group, index))
+
+        in_groups(decode, count, self.backend.max_batch, what="codes to decode")
+        return like(images, individual)
 
     def path(self, images: Any, exemplars: Any, t: npt.ArrayLike) -> Any:
         """Images decoded along guided paths.
 
         Args:
-            images: [N, C, S, S].
+            images: [N, C, S, S]; N may be 0.
             exemplars: As in :meth:`explain`, but not None.
             t: Positions [T] in [0, 1].
 
@@ -285,8 +318,9 @@ class Explainer:
 
         Raises:
             ValueError: A wrong argument; the message names it.
+            OutOfMemory: The frames do not fit, or one alone does not.
         """
-        array = self._finite_images(images)
+        array = finite_images(images, self.model.config.image_shape)
         positions = np.atleast_1d(to_numpy(t)).astype(np.float32)
         if (
             positions.ndim != 1
@@ -300,23 +334,21 @@ class Explainer:
         chosen = Exemplars(
             exemplars, count, k=1, config=config, backend=self.backend, bank=self.bank
         )
-        frames = np.empty((count, len(positions), *config.image_shape), dtype=np.float32)
-        for first in range(0, count, self.backend.max_batch):
-            group = array[first : first + self.backend.max_batch]
-            individual, start = self.backend.encode(group)
-            ends = chosen.given(first, len(group))
-            for i in range(len(group)):
-                index = np.full(len(positions), i, dtype=np.int32)
-                codes = self.backend.lerp_codes(start[index], ends[index], positions)
-                frames[first + i] = to_numpy(self.backend.decode(individual, codes, index))
-        return like(frames, images)
+        frames = _results((count, len(positions), *config.image_shape), "frames")
 
-    def _finite_images(self, images: Any) -> Float32:
-        array = checked_images(images, self.model.config.image_shape)
-        for i, image in enumerate(array):
-            if fault := pixel_fault(image):
-                raise ValueError(f"images: image {i}: {fault}")
-        return array
+        def decode(rows: slice, in_flight: int) -> None:
+            individual, start = self.backend.encode(np.ascontiguousarray(array[rows]))
+            ends = chosen.given(rows.start, len(start))
+            for i in range(len(start)):
+                for first in range(0, len(positions), in_flight):
+                    part = slice(first, first + in_flight)
+                    index = np.full(len(positions[part]), i, dtype=np.int32)
+                    codes = self.backend.lerp_codes(start[index], ends[index], positions[part])
+                    decoded = self.backend.decode(individual, codes, index)
+                    frames[rows.start + i, part] = to_numpy(decoded)
+
+        in_groups(decode, count, self.backend.max_batch, what="images to decode along paths")
+        return like(frames, images)
 
     def _classify(self, images: Any, template: Any) -> Float32:
         """Logits [n, K].
@@ -364,24 +396,6 @@ def _row_texts(values: Any, count: int, argument: str) -> list[Any] | None:
     return list(values)
 
 
-def _checked_codes(codes: Any, shape: tuple[int, ...], argument: str) -> Float32:
-    wanted = f"float [N, {', '.join(map(str, shape))}]"
-    try:
-        array = to_numpy(codes)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{argument} must be {wanted}: {error}") from None
-    if (
-        array.dtype.kind != "f"
-        or array.shape[1:] != shape
-        or array.ndim != len(shape) + 1
-        or not len(array)
-    ):
-        raise ValueError(f"{argument} must be {wanted}, got {array.dtype} {list(array.shape)}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{argument} holds NaN or Inf")
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _float32_like(array: Any, template: Any) -> Any:
-    """A backend's array as float32 of the caller's kind."""
-    return like(to_numpy(array).astype(np.float32, copy=False), template)
+def _results(shape: tuple[int, ...], what: str) -> Float32:
+    """Memory for what is returned, [N, ...]."""
+    return allocate(lambda: np.empty(shape, dtype=np.float32), what=f"{what} of {shape[0]} images")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import threading
 import weakref
@@ -185,6 +186,62 @@ def test_dlpack_that_returns_no_capsule(engine: _backend.Engine) -> None:
 
     with pytest.raises(ValueError, match="images: __dlpack__ must return"):
         engine.encode(Broken(normal((1, 3, 16, 16))))
+
+
+class DLTensor(ctypes.Structure):
+    """DLManagedTensor of the DLPack interface, as far as it is read."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("type_code", ctypes.c_uint8),
+        ("type_bits", ctypes.c_uint8),
+        ("type_lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.c_void_p),
+        ("byte_offset", ctypes.c_uint64),
+        ("manager", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": -1}, r"rank must be in 0\.\.32, got -1"),
+        ({"rank": 2**31 - 1}, r"rank must be in 0\.\.32, got 2147483647"),
+        ({"shape": None}, "without a shape"),
+        ({"shape": [-1, 4]}, "size of dimension 0 must not be negative, got -1"),
+        ({"shape": [2**32, 2**32]}, "more elements than memory"),
+        ({"shape": [2**62, 1]}, "more elements than memory"),
+        ({"data": None}, "without data"),
+        ({"device_type": 2}, "must be in CPU memory"),
+        ({"type_bits": 64}, "must be float32, got DLPack type code 2 with 64 bits"),
+        ({"type_lanes": 4}, "must be float32"),
+    ],
+    ids=repr,
+)
+def test_dlpack_tensors_that_lie(change: dict[str, Any], message: str) -> None:
+    memory = normal((2, 4))
+    fields = {"device_type": 1, "rank": 2, "type_code": 2, "type_bits": 32, "type_lanes": 1}
+    sizes = change.get("shape", [2, 4])
+    tensor = DLTensor(
+        data=change.get("data", memory.ctypes.data),
+        shape=None if sizes is None else (ctypes.c_int64 * 2)(*sizes),
+        **{name: change.get(name, value) for name, value in fields.items()},
+    )
+    make_capsule = ctypes.pythonapi.PyCapsule_New
+    make_capsule.restype = ctypes.py_object
+    make_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+
+    class Liar:
+        def __dlpack__(self, **_: Any) -> Any:
+            return make_capsule(ctypes.addressof(tensor), b"dltensor", None)
+
+    with pytest.raises(ValueError, match=f"start.*{message}"):
+        ops.lerp_codes(Liar(), memory, np.zeros(2, np.float32))
 
 
 def test_errors_of_dlpack_itself_pass_through(engine: _backend.Engine) -> None:

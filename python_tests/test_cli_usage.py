@@ -107,7 +107,7 @@ def test_wrong_usage_is_2_and_one_line(
         (["--backend", "abacus"], "abacus"),
         (["--backend", "tensorrt"], "tensorrt"),
         (["--backend", "cuda"], "cuda"),
-        (["--max-batch", "0"], "max_batch"),
+        *((["--max-batch", bad], "max") for bad in ("0", "-1", str(2**70), "1.5", "True")),
         (["--bank", "missing.csv"], "missing.csv"),
     ],
 )

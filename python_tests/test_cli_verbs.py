@@ -261,3 +261,22 @@ def test_import_checkpoint(tmp_path: Path) -> None:
     assert done.json["sha256"] == model.sha256
     for name, weight in made.weights.items():
         np.testing.assert_array_equal(model.weights[name], weight)
+
+
+def test_an_instruction_set_that_the_machine_lacks(workspace: Workspace, tmp_path: Path) -> None:
+    """Work is refused with one line; `info`, which is asked what is wrong, answers."""
+    environment = os.environ | {"CAE_CPU_ISA": "nonsense"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cae_fast", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    done = run(*workspace.explain(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "CAE_CPU_ISA must be one of the instruction sets of this machine (port" in done.stderr
+    assert 'got "nonsense"' in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    done = run("info")
+    assert done.returncode == 0
+    assert "CAE_CPU_ISA" in done.stdout

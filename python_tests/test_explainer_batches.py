@@ -264,3 +264,39 @@ def test_many_images_need_no_more_memory_than_their_results(world: World) -> Non
     few, many = extra(16), extra(400)
     images_bytes = 384 * world.images[0].nbytes
     assert many - few < images_bytes / 4
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_no_images_give_empty_results(backend: str, tmp_path: Path) -> None:
+    world = World(2)
+    explainer = world.explainer(bank=world.bank(), backend=backend)
+    world.classifier.calls.clear()
+    none, config = world.images[:0], world.model.config
+    codes = explainer.encode(none)
+    assert codes.individual.shape == (0, *config.individual_shape)
+    assert codes.class_code.shape == (0, config.code_dim)
+    for individual, code in (
+        (codes.individual, codes.class_code),
+        (codes.individual, world.ends[:1]),
+        (explainer.encode(world.images[:1]).individual, codes.class_code),
+    ):
+        decoded = explainer.decode(individual, code)
+        assert (decoded.shape, decoded.dtype) == (none.shape, np.float32)
+    for ends in (world.ends[:0], world.ends[:1], none, [0], np.zeros(0, int)):
+        assert explainer.path(none, ends, [0, 0.5, 1]).shape == (0, 3, *config.image_shape)
+        found = explainer.explain(none, TARGET, ends, frames=2)
+        assert len(found) == 0
+        assert found.counterfactual.shape == none.shape
+        assert found.saliency.shape == (0, 16, 16)
+        assert found.logits_source.shape == (0, 3)
+        assert found.path_images.shape == (0, 2, *config.image_shape)
+        assert found.exemplar.shape == (0, 1)
+    for target in (None, "any", [], np.zeros(0, int)):
+        assert len(explainer.explain(none, target, k=2, names=[], rejected=[])) == 0
+    assert world.classifier.calls == []
+    found.save(tmp_path / "empty")
+    assert len(cf.Explanation.load(tmp_path / "empty")) == 0
+    with pytest.raises(ValueError, match="one for each of the 0 images, got 2"):
+        explainer.explain(none, TARGET, world.ends)
+    with pytest.raises(ValueError, match="individual has 2 rows, class_code 0"):
+        explainer.decode(explainer.encode(world.images).individual, codes.class_code)

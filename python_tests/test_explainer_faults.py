@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from explain_cases import FIELDS, TARGET, World, assert_same, constant
 
 import cae_fast as cf
+from cae_fast.backends import select_backend
 from cae_fast.testing import toy_model
 
 GOOD = np.zeros((2, 1, 16, 16), dtype=np.float32)
@@ -30,7 +32,7 @@ def world() -> World:
         (GOOD.transpose(0, 2, 3, 1), r"shape \[2, 16, 16, 1\]"),
         (np.zeros((2, 3, 16, 16), np.float32), r"shape \[2, 3, 16, 16\]"),
         (np.zeros((2, 1, 32, 32), np.float32), r"shape \[2, 1, 32, 32\]"),
-        (GOOD[:0], "is empty"),
+        (GOOD[:0, :, :8], r"shape \[0, 1, 8, 16\]"),
         (GOOD.astype(np.uint8), "got dtype uint8"),
         (GOOD.astype(np.float64), "got dtype float64"),
         (GOOD.astype(np.float16), "got dtype float16"),
@@ -90,7 +92,8 @@ def test_wrong_targets(world: World, target: Any) -> None:
     [
         (np.zeros((2, 4), np.float32), "one for each of the 3 images, got 2"),
         (np.zeros((3, 5), np.float32), r"class codes \[N, 4\], got \[3, 5\]"),
-        (np.zeros((0, 4), np.float32), "class codes"),
+        (np.zeros((0, 4), np.float32), "one for each of the 3 images, got 0"),
+        (np.zeros(0, int), "one for each of the 3 images, got 0"),
         (np.full((1, 4), np.nan, np.float32), "NaN or Inf"),
         (np.zeros((2, 1, 16, 16), np.float32), "one for each of the 3 images, got 2"),
         (np.zeros((3, 1, 8, 8), np.float32), r"exemplars must be float32 \[N, 1, 16, 16\]"),
@@ -147,6 +150,65 @@ def test_wrong_exemplars(world: World, exemplars: Any, message: str) -> None:
 def test_wrong_options_are_named(world: World, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))}.*(must be|is for)"):
         world.explainer().explain(world.images, TARGET, world.ends, **options)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("max_batch", [0, -1, 2**31, 2**70, True, 1.5, "8", np.nan], ids=repr)
+def test_wrong_max_batch(world: World, backend: str, max_batch: Any) -> None:
+    expected = (
+        rf"^max_batch must be an integer in 1\.\.2147483647, got {re.escape(repr(max_batch))}$"
+    )
+    with pytest.raises(ValueError, match=expected):
+        world.explainer(backend=backend, max_batch=max_batch)
+    with pytest.raises(ValueError, match=expected):
+        select_backend(backend, world.model, max_batch=max_batch)
+
+
+def test_the_largest_max_batch_takes_no_more_memory_than_a_wave(world: World) -> None:
+    found = world.explainer(max_batch=2**31 - 1).explain(world.images, TARGET, world.ends)
+    assert_same(found, world.explainer(max_batch=1).explain(world.images, TARGET, world.ends))
+
+
+def test_memory_that_is_shared_or_repeated(world: World) -> None:
+    """Images as their own exemplars; one image as many by strides of zero; neither is written."""
+    explainer = world.explainer(max_batch=2)
+    before = world.images.copy()
+    apart = explainer.explain(world.images, "any", world.images.copy())
+    assert_same(explainer.explain(world.images, "any", world.images), apart)
+    repeated = np.broadcast_to(world.images[:1], (5, *world.images.shape[1:]))
+    found = explainer.explain(repeated, "any", world.ends[:1])
+    once = explainer.explain(world.images[:1], "any", world.ends[:1])
+    for i in range(5):
+        assert_same(found[i], once)
+    np.testing.assert_array_equal(world.images, before)
+    with pytest.raises(ValueError, match="got dtype >f4"):
+        explainer.explain(world.images.astype(">f4"), "any", world.ends)
+    swapped = world.ends.astype(">f4")
+    expected = explainer.explain(world.images, TARGET, world.ends)
+    assert_same(explainer.explain(world.images, TARGET, swapped), expected)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_awkward_layouts_on_every_backend(world: World, backend: str) -> None:
+    explainer = world.explainer(backend=backend)
+    codes = explainer.encode(world.images)
+    frozen = world.images.copy()
+    frozen.flags.writeable = False
+    for images in (
+        world.images[::-1][::-1],
+        world.images[..., ::-1].copy()[..., ::-1],
+        np.asfortranarray(world.images),
+        frozen,
+    ):
+        np.testing.assert_array_equal(explainer.encode(images).class_code, codes.class_code)
+        swapped = explainer.decode(codes.individual[::-1][::-1], np.asfortranarray(world.ends))
+        np.testing.assert_array_equal(swapped, explainer.decode(codes.individual, world.ends))
+        found = explainer.explain(images, TARGET, images)
+        assert_same(found, explainer.explain(world.images, TARGET, world.images))
+        np.testing.assert_array_equal(
+            explainer.path(images, images[::-1], [0.5]),
+            explainer.path(world.images, world.images[::-1].copy(), [0.5]),
+        )
 
 
 def test_a_bank_is_needed(world: World) -> None:

@@ -26,13 +26,14 @@ INCLUDES = {
     "cuda": {"core", "ops", "search", "cuda"},
     "engine": {"core", "ops", "search", "cpu", "engine"},
     "bindings": {"core", "ops", "search", "cpu", "cuda", "engine", "bindings"},
+    "fuzz": {"core", "ops", "search", "cpu", "engine", "fuzz"},
     "tests": {"core", "ops", "search", "cpu", "cuda", "engine", "tests"},
 }
 
 # Layers of the package, lowest first: a module imports from its own layer or a lower one.
 LAYERS = (
     ("errors", "_C"),
-    ("files", "arrays", "class_names", "_backend"),
+    ("files", "arrays", "class_names", "memory", "_backend"),
     ("ops", "decoding", "data_layout", "onnx_files", "pt2_files", "targets"),
     ("reference", "networks", "authors", "model", "images", "saliency", "colors", "pictures"),
     ("data", "digits", "classifier", "classifier_files", "testing"),

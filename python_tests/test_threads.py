@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -82,10 +83,20 @@ def test_impossible_numbers_of_threads(threads: int) -> None:
     assert _backend.get_num_threads() == before
 
 
-@pytest.mark.parametrize("threads", ["2", 2.0, None])
+@pytest.mark.parametrize("threads", ["2", 2.0, None, True, False, np.True_], ids=repr)
 def test_threads_that_are_no_integer(threads: object) -> None:
-    with pytest.raises(TypeError):
+    expected = re.escape(f"num_threads must be an integer in 1..256, got {threads!r}")
+    with pytest.raises(TypeError, match=f"^{expected}$"):
         _backend.set_num_threads(threads)  # type: ignore[arg-type]
+
+
+def test_threads_as_numpy_counts_them() -> None:
+    before = _backend.get_num_threads()
+    try:
+        _backend.set_num_threads(np.int64(3))  # type: ignore[arg-type]
+        assert _backend.get_num_threads() == 3
+    finally:
+        _backend.set_num_threads(before)
 
 
 def test_default_is_what_the_process_may_use() -> None:

@@ -17,6 +17,7 @@ _PRECISIONS = {
     "fp64": "float64",
     "float64": "float64",
 }
+_LARGEST_BATCH = 2**31 - 1  # what indexes of images and points can count
 _WORKSPACE_BYTES = 256 * 1024**2
 
 
@@ -51,10 +52,11 @@ def select_backend(
         The backend.
 
     Raises:
-        ValueError: Unknown name, precision or device, or `max_batch` below 1.
+        ValueError: Unknown name, precision or device, or `max_batch` out of range.
         BackendUnavailable: It cannot run here; the message says why and what would make it
             available.
         MissingExtra: "torch" without torch.
+        OutOfMemory: The model does not fit, not even with `max_batch` 1.
     """
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
@@ -62,8 +64,12 @@ def select_backend(
         raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
     if max_batch is None:
         max_batch = default_max_batch(model.config)
-    elif isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1:
-        raise ValueError(f"max_batch must be a positive integer, got {max_batch!r}")
+    elif (
+        isinstance(max_batch, bool)
+        or not isinstance(max_batch, int)
+        or not 1 <= max_batch <= _LARGEST_BATCH
+    ):
+        raise ValueError(f"max_batch must be an integer in 1..{_LARGEST_BATCH}, got {max_batch!r}")
     if device is not None:
         device = str(device)
     dtype = _PRECISIONS[precision]

@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import _backend, ops
 from ..arrays import Float32, Int32
+from ..memory import try_halves
 from ..model import CAE
 from .base import CodeArray, DecodeSession
 
@@ -24,11 +25,19 @@ class NativeBackend:
 
         Args:
             model: Configuration and weights.
-            max_batch: The most images or path points in flight.
+            max_batch: The most images or path points in flight; fewer where their buffers do not
+                fit, as the attribute then says.
+
+        Raises:
+            OutOfMemory: The weights and buffers for one image do not fit.
         """
-        self.max_batch = max_batch
-        self._engine = _backend.Engine(
-            model.config.to_dict(), dict(model.weights), max_batch=max_batch
+        config, weights = model.config.to_dict(), dict(model.weights)
+
+        def make(limit: int) -> tuple[int, _backend.Engine]:
+            return limit, _backend.Engine(config, weights, max_batch=limit)
+
+        self.max_batch, self._engine = try_halves(
+            make, max_batch, what="the weights and buffers of the model"
         )
 
     def encode(self, images: Float32) -> tuple[Float32, Float32]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import errno
 
-from cae_fast.errors import BackendUnavailable, ExtensionMissing, MissingExtra
+from cae_fast.errors import BackendUnavailable, ExtensionMissing, MissingExtra, OutOfMemory
+from cae_fast.memory import is_out_of_memory
 
 EXIT_MACHINE = 1
 EXIT_INPUT = 2
@@ -22,8 +23,6 @@ _PATH_ERRORS = (
     PermissionError,
 )
 _PATH_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP)
-# How torch's allocator for the CPU says it, as a plain RuntimeError.
-_TORCH_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "not enough memory")
 
 
 def describe(error: BaseException) -> tuple[int, str] | None:
@@ -33,7 +32,9 @@ def describe(error: BaseException) -> tuple[int, str] | None:
         The pair; None for an error that is neither the caller's nor the machine's: a defect of the
         program, which keeps its traceback.
     """
-    if _out_of_memory(error):
+    if isinstance(error, OutOfMemory):
+        return EXIT_MACHINE, _one_line(str(error))
+    if is_out_of_memory(error):
         return (
             EXIT_MACHINE,
             "out of memory: use a smaller --max-batch or --batch-size, or smaller images",
@@ -44,18 +45,6 @@ def describe(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, (ValueError, BackendUnavailable, ExtensionMissing, MissingExtra)):
         return EXIT_INPUT, _one_line(str(error)) or type(error).__name__
     return None
-
-
-def _out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out, here or in what the error was made of."""
-    if error is None:
-        return False
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(t in str(error) for t in _TORCH_MEMORY))
-        or _out_of_memory(error.__cause__)
-    )
 
 
 def _os_message(error: OSError) -> str:

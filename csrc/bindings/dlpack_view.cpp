@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bindings/dlpack_view.h"
 
+#include <limits>
+
 #include "core/check.h"
 
 namespace py = pybind11;
@@ -27,6 +29,7 @@ constexpr int kDlCpu = 1;
 constexpr int kDlCudaHost = 3;
 
 constexpr int64_t kElementBytes = 4;
+constexpr int32_t kMostDimensions = 32;  // what every NumPy takes
 
 std::string dtype_name(int code) { return code == 2 ? "float32" : "int32"; }
 
@@ -37,6 +40,24 @@ std::string type_name(const py::handle& object) {
 void check_device(int type, const char* name) {
   CAE_CHECK(type == kDlCpu || type == kDlCudaHost, name,
             " must be in CPU memory, got DLPack device type ", type);
+}
+
+/// Refuses what no tensor has: sizes that lie would be sizes of reads.
+void check_sizes(const DlTensor& tensor, const char* name) {
+  CAE_CHECK(tensor.rank >= 0 && tensor.rank <= kMostDimensions, name,
+            ": DLPack rank must be in 0..", kMostDimensions, ", got ", tensor.rank);
+  CAE_CHECK(tensor.rank == 0 || tensor.shape != nullptr, name, ": DLPack tensor without a shape");
+  int64_t left = std::numeric_limits<int64_t>::max() / kElementBytes;
+  bool empty = false;
+  for (int32_t i = 0; i < tensor.rank; ++i) {
+    const int64_t size = tensor.shape[i];
+    CAE_CHECK(size >= 0, name, ": DLPack size of dimension ", i, " must not be negative, got ",
+              size);
+    empty = empty || size == 0;
+    left = size == 0 ? left : left / size;
+    CAE_CHECK(left > 0, name, ": DLPack shape has more elements than memory can hold");
+  }
+  CAE_CHECK(empty || tensor.data != nullptr, name, ": DLPack tensor without data");
 }
 
 /// Calls a method of the protocol; an exporter's refusal becomes an error that names the argument.
@@ -99,6 +120,7 @@ void ArrayArgument::from_dlpack(const py::handle& object, const char* name) {
       tensor.type_code == code_ && tensor.type_bits == 8 * kElementBytes && tensor.type_lanes == 1,
       name, " must be ", dtype_name(code_), ", got DLPack type code ",
       static_cast<int>(tensor.type_code), " with ", static_cast<int>(tensor.type_bits), " bits");
+  check_sizes(tensor, name);
   owner_ = capsule;
   data_ = static_cast<const char*>(tensor.data) + tensor.byte_offset;
   shape_.assign(tensor.shape, tensor.shape + tensor.rank);

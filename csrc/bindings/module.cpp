@@ -36,6 +36,7 @@ Args:
     n: 1 .. 256.
 
 Raises:
+    TypeError: n is no integer; True and False are none.
     ValueError: n is outside that range.)";
 
 py::dict build_config() {
@@ -59,12 +60,19 @@ py::dict build_config() {
 std::string cpu_isa() { return cae::cpu::kernels().name; }
 
 /// Any Python integer: one that no C integer holds is out of range like the others.
-void set_num_threads(const py::int_& n) {
+void set_num_threads(const py::object& n) {
+  const auto number =
+      py::reinterpret_steal<py::object>(PyBool_Check(n.ptr()) ? nullptr : PyNumber_Index(n.ptr()));
+  if (!number) {
+    PyErr_Clear();
+    throw py::type_error(cae::concat("num_threads must be an integer in 1..", cae::cpu::kMaxThreads,
+                                     ", got ", std::string(py::str(py::repr(n)))));
+  }
   int overflow = 0;
-  const long threads = PyLong_AsLongAndOverflow(n.ptr(), &overflow);
+  const long threads = PyLong_AsLongAndOverflow(number.ptr(), &overflow);
   const bool fits = overflow == 0 && threads >= 0 && threads <= 2 * cae::cpu::kMaxThreads;
   CAE_CHECK(fits, "num_threads must be in 1..", cae::cpu::kMaxThreads, ", got ",
-            std::string(py::str(n)));
+            std::string(py::str(number)));
   cae::cpu::set_num_threads(static_cast<int>(threads));
 }
 

@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Native tests under the sanitizers: address + undefined behaviour for all of them, thread for those
-# that use the thread pool. Any report fails. Needs cmake and ninja on PATH.
+# Native tests under the sanitizers: address + undefined behaviour for all of them and for the fuzz
+# targets' replayed inputs, thread for those that use the thread pool. Any report fails. Needs cmake
+# and ninja on PATH.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# run <folder> <sanitizers> <ctest arguments>...
+# run <folder> <sanitizers> <targets> <ctest arguments>...
 run() {
-    local folder="$1" sanitizers="$2"
-    shift 2
+    local folder="$1" sanitizers="$2" targets
+    read -ra targets <<<"$3"
+    shift 3
     cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCAE_CUDA=OFF \
         -DCAE_TESTS=ON -DCAE_SANITIZE="$sanitizers" >"$folder.configure.log" 2>&1 || {
         cat "$folder.configure.log" >&2
         return 1
     }
-    cmake --build "$folder" --target cae_native_tests
+    cmake --build "$folder" --target "${targets[@]}"
     "${launcher[@]}" ctest --test-dir "$folder" --output-on-failure --no-tests=error "$@"
 }
 
@@ -24,8 +26,8 @@ export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 
 launcher=()
-run build/sanitize-asan address,undefined
+run build/sanitize-asan address,undefined "cae_native_tests cae_fuzz"
 # The thread sanitizer of older compilers gives up where the kernel randomises addresses widely.
 if setarch -R true 2>/dev/null; then launcher=(setarch -R); fi
-run build/sanitize-tsan thread --label-regex threads
+run build/sanitize-tsan thread cae_native_tests --label-regex threads
 echo "sanitizers: no report"
