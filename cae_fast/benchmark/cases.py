@@ -49,8 +49,9 @@ START = Case("start")
 
 def quick_cases() -> list[Case]:
     """What shows most in under a minute: batch 1 of a small and of the reference network."""
-    reference = [Case(kind, "reference", REFERENCE.image_size, 1) for kind in KINDS]
-    return [*reference, START, *(Case(kind, "demo", DEMO.image_size, 1) for kind in KINDS)]
+    small = [Case(kind, "demo", DEMO.image_size, 1) for kind in KINDS]
+    decode, encode, explain = (Case(kind, "reference", REFERENCE.image_size, 1) for kind in KINDS)
+    return [decode, encode, *small, START, explain]
 
 
 def all_cases() -> list[Case]:

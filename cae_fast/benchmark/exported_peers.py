@@ -21,9 +21,7 @@ def onnxruntime_program(
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
     options.add_free_dimension_override_by_name(batch_name, len(task.inputs[0]))
-    session = onnxruntime.InferenceSession(
-        str(file), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     feeds = dict(zip(names, task.inputs, strict=True))
     return lambda: tuple(session.run(None, feeds))

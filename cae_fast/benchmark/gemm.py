@@ -40,7 +40,7 @@ def gemm_peak(threads: int, seconds: float = 2.0) -> dict[str, Any]:
     best: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if has_torch:
         found = _torch_peak(threads, share)
-        best = max(best, found, key=lambda peak: float(peak["gflops"]))
+        return max(best, found, key=lambda peak: float(peak["gflops"]))
     return best
 
 
@@ -70,7 +70,9 @@ def _torch_peak(threads: int, seconds: float) -> dict[str, Any]:
         return _best("PyTorch", product, seconds)
 
 
-def _best(library: str, product: Callable[[int], Callable[[], Any]], seconds: float) -> Any:
+def _best(
+    library: str, product: Callable[[int], Callable[[], Any]], seconds: float
+) -> dict[str, Any]:
     best, where = 0.0, 0
     for side in _SIDES:
         multiply = product(side)

@@ -15,8 +15,10 @@ _SETTLE_S = 0.005
 # A call this short is made once untimed before the timed one: neither cold caches nor threads that
 # must wake up are charged to whoever comes next.
 _SHORT_S = 0.05
-# A first call this long counts as a round: what it does once is lost in it.
+# After a first call this long a program is taken to be warm.
 _LONG_S = 2.0
+# Where one round takes this long, the warm-up counts as one.
+_COUNTED_ROUND_S = 2.0
 # Where one round takes this long, two are enough.
 _LONG_ROUND_S = 20.0
 MOST_ROUNDS = 50
@@ -47,11 +49,9 @@ class Race:
             start = time.perf_counter()
             outputs[name] = program()
             took = time.perf_counter() - start
-            if took >= _LONG_S:
-                self.seconds[name].append(took)
-            else:
-                took = _timed(program)
-            self._expected[name] = took
+            self._expected[name] = took if took >= _LONG_S else _timed(program)
+        if sum(self._expected.values()) >= _COUNTED_ROUND_S:
+            self.seconds = {name: [took] for name, took in self._expected.items()}
         return outputs
 
     def expected_s(self, name: str) -> float:

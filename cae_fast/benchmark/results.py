@@ -24,6 +24,8 @@ COLUMNS = (
 TARGET_COLUMNS = ("target", "wanted", "measured", "")
 # A ratio below this share of the former one is worth a warning.
 _FALLEN = 0.85
+# A median this many times the fastest round says that something else was running.
+_UNSTEADY = 1.5
 _NOTHING = "–"
 
 
@@ -106,9 +108,17 @@ def table(report: Mapping[str, Any], *, spread: bool = True) -> list[tuple[str, 
     return [_cells(row, float(report["peak"]["gflops"]), spread) for row in report["rows"]]
 
 
+def without_empty_columns(
+    columns: tuple[str, ...], rows: list[tuple[str, ...]]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """A table without the columns that say nothing in any row."""
+    kept = [i for i in range(len(columns)) if any(row[i] != _NOTHING for row in rows)]
+    return tuple(columns[i] for i in kept), [tuple(row[i] for i in kept) for row in rows]
+
+
 def target_table(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The verdicts as cells under `TARGET_COLUMNS`."""
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for verdict, target in zip(verdicts(report), TARGETS, strict=True):
         sign, unit = ("≥ ", "×") if target.beside else ("≤ ", " s")
         measured = verdict["measured"]
@@ -128,6 +138,16 @@ def left_out(report: Mapping[str, Any]) -> list[str]:
             if "not_run" in said:
                 reasons[peer, said["not_run"]].append(row["name"])
     return [f"{who}: {why} ({'; '.join(names)})" for (who, why), names in reasons.items()]
+
+
+def unsteady(report: Mapping[str, Any]) -> list[str]:
+    """Cases whose rounds differ so much, ours or eager's, that the machine was not idle."""
+    names = []
+    for row in report["rows"]:
+        timed = [row.get("ours", {}), row.get("peers", {}).get(EAGER, {})]
+        if any(t["median_s"] > _UNSTEADY * t["fastest_s"] for t in timed if "median_s" in t):
+            names.append(row["name"])
+    return names
 
 
 def layouts(report: Mapping[str, Any]) -> str:

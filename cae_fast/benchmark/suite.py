@@ -196,7 +196,7 @@ class Suite:
         chosen, left_out = that_fit(expected, self._allowed_s())
         task = network_task(case.kind, model, case.batch)
         programs: dict[str, Program] = {OURS: task.ours}
-        notes = {}
+        notes: dict[str, str] = {}
         for name in chosen:
             try:
                 programs[name], note = self._shop.build(name, case, task)

@@ -55,7 +55,7 @@ def network_task(kind: str, model: CAE, batch: int) -> NetworkTask:
     engine = select_backend("cpu", model, max_batch=min(batch, default_max_batch(model.config)))
     images = random_images(model.config, batch)
     if kind == "encode":
-        return NetworkTask(kind, model, (images,), lambda: engine.encode(images))  # type: ignore[return-value]
+        return NetworkTask(kind, model, (images,), lambda: engine.encode(images))
     generator = np.random.default_rng(1)
     individual = generator.standard_normal((batch, *model.config.individual_shape), np.float32)
     codes = generator.standard_normal((batch, model.config.code_dim), np.float32)

@@ -60,13 +60,16 @@ def _print_bench(printed: Output, report: dict[str, Any]) -> None:
 
     for line in results.heading(report):
         printed.line(line)
-    printed.table(results.COLUMNS, results.table(report, spread=False))
+    rows = results.table(report, spread=False)
+    printed.table(*results.without_empty_columns(results.COLUMNS, rows))
     printed.line()
     if any(verdict["measured"] is not None for verdict in report["targets"]):
         printed.table(results.TARGET_COLUMNS, results.target_table(report))
         printed.line()
     for line in results.left_out(report):
         printed.line(f"not run: {line}")
+    if unsteady := results.unsteady(report):
+        printed.warn(f"the machine was not idle, distrust the times of: {'; '.join(unsteady)}")
     printed.result(report)
 
 
