@@ -339,6 +339,30 @@ def test_verb_prints_tables(tmp_path: Path, model: cf.CAE) -> None:
     assert "OpenVINO  " not in done.out  # no column for who was not asked
 
 
+def test_verb_without_torch_measures_ours_alone(tmp_path: Path, model: cf.CAE) -> None:
+    model.save(tmp_path / "model.safetensors")
+    code = (
+        "import importlib.util as u, sys\n"
+        "found = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'torch' else found(name, *rest)\n"
+        "from cae_fast.cli.app import app\n"
+        "try:\n"
+        "    app(sys.argv[1:])\n"
+        "finally:\n"
+        "    assert 'torch' not in sys.modules\n"
+    )
+    words = ["bench", "--quick", "--json", "--seconds", "0", "--model"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, str(tmp_path / "model.safetensors")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert {row["peers"]["eager"]["not_run"] for row in rows} == {"PyTorch is not installed"}
+    assert all(row["ours"]["median_s"] > 0 for row in rows)
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [(["--threads", "0"], "--threads"), (["--seconds", "-1"], "--seconds"), (["more"], "more")],

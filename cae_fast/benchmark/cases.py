@@ -51,7 +51,7 @@ def quick_cases() -> list[Case]:
     """What shows most in under a minute: batch 1 of a small and of the reference network."""
     small = [Case(kind, "demo", DEMO.image_size, 1) for kind in KINDS]
     decode, encode, explain = (Case(kind, "reference", REFERENCE.image_size, 1) for kind in KINDS)
-    return [decode, encode, *small, START, explain]
+    return [decode, encode, explain, START, *small]
 
 
 def all_cases() -> list[Case]:

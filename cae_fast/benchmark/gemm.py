@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from .machine import installed
 
 _SIDES = (512, 1024, 2048)
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
@@ -27,7 +28,7 @@ def gemm_peak(threads: int, seconds: float = 2.0) -> dict[str, Any]:
     Returns:
         `gflops` of the best, `by` (library and side of the matrices).
     """
-    has_torch = importlib.util.find_spec("torch") is not None
+    has_torch = installed("torch")
     share = seconds / (2 if has_torch else 1)
     code = f"from cae_fast.benchmark.gemm import main; main({share})"
     done = subprocess.run(

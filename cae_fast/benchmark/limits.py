@@ -35,7 +35,7 @@ class Limits:
     total_s: float = 840.0
 
 
-QUICK = Limits(case_s=2.0, least_rounds=2, race_s=30.0, compile_s=0.0, total_s=45.0)
+QUICK = Limits(case_s=1.0, least_rounds=2, race_s=30.0, compile_s=0.0, total_s=50.0)
 
 
 class Pace:

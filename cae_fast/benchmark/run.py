@@ -31,7 +31,7 @@ def run(
         quick: Batch 1 beside PyTorch eager only, in under a minute.
         threads: For ours and all peers; None: the cores that this process may use.
         model: Measured instead of networks with random weights.
-        seconds: Of timed rounds per case, where calls are short; None: 8, or 2 when quick.
+        seconds: Of timed rounds per case, where calls are short; None: 8, or 1 when quick.
         on_progress: Called with (cases done, cases in all).
 
     Returns:

@@ -32,7 +32,9 @@ OURS = "cae_fast"
 # To guess the time of what was never timed: the share of the peak that it reaches.
 _GUESSED_SHARE = 0.6
 _GUESSED_DECODES = 10
-_PEAK_AGAIN_S = 0.3
+# On a shared machine the peak varies: it is measured again now and then, and the best counts.
+_PEAK_AGAIN_S = 0.5
+_PEAK_EVERY_S = 15.0
 
 
 class Disagreement(RuntimeError):
@@ -98,6 +100,7 @@ class Suite:
         self.rows: list[dict[str, Any]] = []
         self._started = time.monotonic()
         self._peak = gemm_peak(threads)
+        self._peak_at = time.monotonic()
         self._shop = shop
         self._peers = [name for name in PEERS if name in peers]
         self._pace = Pace()
@@ -144,8 +147,7 @@ class Suite:
     def record(self, prepared: Prepared, seconds: Mapping[str, Sequence[float]]) -> None:
         """Adds the rows of a timed case, one for each of our programs."""
         case = prepared.case
-        again = gemm_peak(self.threads, _PEAK_AGAIN_S)
-        self._peak = max(self._peak, again, key=lambda peak: float(peak["gflops"]))
+        self._measure_peak_again()
         peers: dict[str, dict[str, Any]] = {}
         for name in PEERS:
             if name in seconds:
@@ -175,6 +177,12 @@ class Suite:
             "seconds": time.monotonic() - self._started,
             "rows": self.rows,
         }
+
+    def _measure_peak_again(self) -> None:
+        if time.monotonic() - self._peak_at > _PEAK_EVERY_S:
+            again = gemm_peak(self.threads, _PEAK_AGAIN_S)
+            self._peak = max(self._peak, again, key=lambda peak: float(peak["gflops"]))
+            self._peak_at = time.monotonic()
 
     def _model(self, case: Case) -> CAE:
         if self._given is not None and case.model == "given":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model import CAE
+from ..networks import CAEModule
 from ..training.classifier_export import import_onnx, silenced
 from .tasks import Arrays, ExplainTask, NetworkTask, network_task
 
@@ -33,12 +35,19 @@ class TimeLimit(Exception):
     """Compiling took too long."""
 
 
+@functools.lru_cache(maxsize=2)  # both formats of the model at hand
+def _networks(model: CAE, layout: str) -> CAEModule:
+    """The specification in a memory format."""
+    networks = model.module().eval().requires_grad_(False)
+    return networks.to(memory_format=_FORMATS[layout])  # type: ignore[call-overload,no-any-return]
+
+
 class _Encode(nn.Module):
     """Both encoders as one graph."""
 
-    def __init__(self, model: CAE) -> None:
+    def __init__(self, networks: CAEModule) -> None:
         super().__init__()
-        self.networks = model.module().eval().requires_grad_(False)
+        self.networks = networks
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.networks.encode(images)
@@ -47,15 +56,15 @@ class _Encode(nn.Module):
 class _Decode(nn.Module):
     """The decoder with its modulation."""
 
-    def __init__(self, model: CAE) -> None:
+    def __init__(self, networks: CAEModule) -> None:
         super().__init__()
-        self.networks = model.module().eval().requires_grad_(False)
+        self.networks = networks
 
     def forward(self, individual: Tensor, code: Tensor) -> Tensor:
         return self.networks.decode(individual, code)
 
 
-_NETWORKS: dict[str, Callable[[CAE], nn.Module]] = {"encode": _Encode, "decode": _Decode}
+_GRAPHS: dict[str, Callable[[CAEModule], nn.Module]] = {"encode": _Encode, "decode": _Decode}
 
 
 def faster_layout(kind: str, model: CAE) -> str:
@@ -117,7 +126,7 @@ def export(kind: str, model: CAE, path: Path) -> None:
     task = network_task(kind, model, 2)
     with silenced():
         program = torch.onnx.export(
-            _NETWORKS[kind](model),
+            _GRAPHS[kind](_networks(model, "NCHW")),
             tuple(torch.from_numpy(array) for array in task.inputs),
             input_names=_INPUTS[kind],
             dynamic_shapes=tuple({0: torch.export.Dim(BATCH_NAME, min=1)} for _ in task.inputs),
@@ -135,9 +144,7 @@ def authors_procedure(task: ExplainTask, layout: str) -> Callable[[], Arrays]:
     Both encoders on the image and on the reference, then one decode after the other at t = 0, 0.2,
     ..., 1; the classifier is left out. Returns the image decoded at t = 0.
     """
-    networks = task.model.module().eval().requires_grad_(False)
-    form = _FORMATS[layout]
-    networks = networks.to(memory_format=form)  # type: ignore[call-overload]
+    networks, form = _networks(task.model, layout), _FORMATS[layout]
     image, reference = (
         torch.from_numpy(array).contiguous(memory_format=form)
         for array in (task.image, task.reference)
@@ -159,12 +166,12 @@ def authors_procedure(task: ExplainTask, layout: str) -> Callable[[], Arrays]:
 def _laid_out(task: NetworkTask, layout: str) -> tuple[nn.Module, list[Tensor]]:
     """Network and inputs in a memory format."""
     form = _FORMATS[layout]
-    network = _NETWORKS[task.kind](task.model).to(memory_format=form)  # type: ignore[call-overload]
+    graph = _GRAPHS[task.kind](_networks(task.model, layout))
     inputs = [
         tensor.contiguous(memory_format=form) if tensor.ndim == 4 else tensor
         for tensor in map(torch.from_numpy, task.inputs)
     ]
-    return network, inputs
+    return graph, inputs
 
 
 def _arrays(outputs: Tensor | tuple[Tensor, ...]) -> Arrays:
