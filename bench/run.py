@@ -43,6 +43,8 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         done = subprocess.run([*command, f"--benchmark-json={file}", *arguments], cwd=BENCH.parent)
         if done.returncode:
             sys.exit(done.returncode)
+        if not file.exists():
+            sys.exit("nothing was measured: every case was left out")
         written = json.loads(file.read_text(encoding="utf-8"))
     report: dict[str, Any] = written["cae_fast"]
     return report

@@ -202,6 +202,21 @@ def test_every_explanation_flips_where_it_is_meant_to(model: cf.CAE) -> None:
         np.testing.assert_array_equal(result.exemplar[0], result.exemplar[1])
 
 
+def test_both_searches_are_measured_where_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explain(self: Any, images: Any, tolerance: float = 1 / 256, search: str = "x") -> None:
+        """As `Explainer.explain` with a choice of searches."""
+
+    monkeypatch.setattr(cf.Explainer, "explain", explain)
+    found = search_variants(full=True)
+    assert found == {
+        f"{search}{name}": {"tolerance": tolerance, "search": search}
+        for search in ("bisection", "margin")
+        for name, tolerance in (("", 1 / 256), (" 0.2", 0.2))
+    }
+    rows = {f"explain reference 256 x1, {name}" for name in found}
+    assert {t.row for t in cases.TARGETS if t.row.startswith("explain")} <= rows
+
+
 def test_what_does_not_fit_is_left_out() -> None:
     expected = {"cae_fast": 1.0, "eager": 10.0, "ONNX Runtime": 9.0, "OpenVINO": 8.0}
     assert limits.that_fit(expected, 100.0) == (["eager", "ONNX Runtime", "OpenVINO"], {})
