@@ -36,7 +36,7 @@ demo: setup  ## explain the bundled samples into demo/ (DATA=folder: your own im
 test: dev  ## the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: dev  ## measure this machine beside PyTorch; writes bench/RESULTS.md
+bench: $(STAMPS)/bench  ## measure this machine beside PyTorch and others; writes bench/RESULTS.md
 	$(BIN)/python bench/run.py $(ARGS)
 
 lint: dev  ## formatters, linters, types, stubs
@@ -77,6 +77,10 @@ $(STAMPS)/runtime: requirements/runtime.txt | $(BIN)/python
 $(STAMPS)/extension: $(NATIVE_SOURCES) pyproject.toml $(STAMPS)/runtime
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet \
 	    --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(STAMPS)/bench: requirements/bench.txt $(STAMPS)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/bench.txt
 	@touch $@
 
 $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/extension

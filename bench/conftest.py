@@ -1,93 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the benchmarks measure: ours and PyTorch eager alternate, on the same inputs and threads."""
+"""How the benchmarks measure: ours by pytest-benchmark, the peers between its rounds."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import platform
-import statistics
-import subprocess
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-import cae_fast as cf
+from cae_fast.benchmark.cases import Case, all_cases
+from cae_fast.benchmark.limits import Limits, NotRun
+from cae_fast.benchmark.machine import usable_cores
+from cae_fast.benchmark.peers import PeerShop
+from cae_fast.benchmark.suite import Suite
 
-ROOT = Path(__file__).resolve().parent.parent
-
-CONFIGS = {
-    "demo-64": cf.CAEConfig(image_size=64, channels=16, num_blocks=4, num_classes=4),
-    "reference-256": cf.CAEConfig(),
-}
-
-
-def cpu_name() -> str:
-    """Return the processor's name as the kernel gives it."""
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+_SUITE = pytest.StashKey[Suite]()
 
 
-def commit() -> str:
-    """Return the short commit of the working tree, marked when it has changes."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-        )
-    except FileNotFoundError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+def _limits() -> Limits:
+    """The package's limits, or what CAE_BENCH_CASE_S and CAE_BENCH_TOTAL_S say."""
+    limits = Limits()
+    for name in ("case_s", "total_s"):
+        given = os.environ.get(f"CAE_BENCH_{name.upper()}")
+        if given is not None:
+            limits = dataclasses.replace(limits, **{name: float(given)})
+    return limits
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Brings the cases into the package's order: what has a target first, the longest last."""
+    order = {case.name: place for place, case in enumerate(all_cases())}
+    items.sort(key=lambda item: order[item.callspec.params["case"].name])  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
-def threads() -> int:
-    """Threads for both sides: CAE_BENCH_THREADS, or the cores this process may use."""
-    count = int(os.environ.get("CAE_BENCH_THREADS", len(os.sched_getaffinity(0))))
-    cf.set_num_threads(count)
-    torch.set_num_threads(count)
-    return count
-
-
-@pytest.fixture(params=CONFIGS, ids=str)
-def model(request: pytest.FixtureRequest) -> cf.CAE:
-    """A model with random weights: time does not depend on their values."""
-    return cf.CAE.random(CONFIGS[request.param], seed=0)
+def suite(request: pytest.FixtureRequest) -> Iterator[Suite]:
+    """One suite for all cases; threads: CAE_BENCH_THREADS, or the cores of the process."""
+    threads = int(os.environ.get("CAE_BENCH_THREADS", usable_cores()))
+    limits = _limits()
+    with PeerShop(threads, limits.compile_s) as shop:
+        made = Suite(threads, limits, shop)
+        request.config.stash[_SUITE] = made
+        yield made
 
 
 @pytest.fixture
-def compare(benchmark: BenchmarkFixture, threads: int, model: cf.CAE) -> Callable[..., None]:
-    """Time `ours` beside `eager`: one of each per round, after one warm-up of each."""
+def compare(benchmark: BenchmarkFixture, suite: Suite) -> Callable[[Case], None]:
+    """Times a case: before each round of ours, one call of everything it is compared with."""
 
-    def run(ours: Callable[[], Any], eager: Callable[[], Any]) -> None:
-        eager_s: list[float] = []
+    def run(case: Case) -> None:
+        try:
+            prepared = suite.prepare(case)
+        except NotRun as reason:
+            suite.leave_out(case, str(reason))
+            pytest.skip(str(reason))
+        race = prepared.race
+        first, *others = prepared.ours
+        others += [name for name in race.programs if name not in prepared.ours]
 
         def before_each_round() -> None:
-            start = time.perf_counter()
-            eager()
-            eager_s.append(time.perf_counter() - start)
+            race.lap(others)
+            race.ready(first)
 
-        rounds = 5 if model.config.image_size >= 256 else 15
-        benchmark.pedantic(ours, setup=before_each_round, rounds=rounds, warmup_rounds=1)
-        timed = eager_s[-rounds:]
-        benchmark.extra_info.update(
-            device=cpu_name(),
-            isa=cf.info()["cpu"]["isa"],
-            threads=threads,
-            numpy=np.__version__,
-            torch=torch.__version__,
-            cae_fast=cf.__version__,
-            python=platform.python_version(),
-            commit=commit(),
-            eager_median_s=statistics.median(timed),
-            eager_min_s=min(timed),
-            eager_max_s=max(timed),
-        )
+        rounds = race.rounds(suite.limits.case_s, suite.limits.least_rounds)
+        benchmark.pedantic(race.programs[first], setup=before_each_round, rounds=rounds)
+        race.seconds[first] += benchmark.stats.stats.data
+        suite.record(prepared, race.seconds)
 
     return run
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Puts the suite's report beside pytest-benchmark's own."""
+    output_json["cae_fast"] = config.stash[_SUITE].report()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the benchmarks and write bench/RESULTS.md from what they measured.
 
-With arguments (they go to pytest, as in `-k demo-64`) the table is printed instead.
+With arguments (they go to pytest, as in `-k "256 and x1"`) the tables are printed instead.
 """
 
 from __future__ import annotations
@@ -10,70 +10,85 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cae_fast.benchmark import results
+
 BENCH = Path(__file__).resolve().parent
+RESULTS = BENCH / "RESULTS.md"
+
+
+def commit() -> str:
+    """Return the short commit of the working tree, marked when it has changes."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=BENCH, capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
-    """Run pytest over bench/ and return its benchmark report; exit as it exits if it fails."""
+    """Run pytest over bench/ and return the suite's report; exit as it exits if it fails."""
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "benchmark.json"
+        file = Path(folder) / "benchmark.json"
         command = [sys.executable, "-m", "pytest", str(BENCH), "--benchmark-only", "-q"]
         command += ["-p", "no:cacheprovider", "-o", "python_functions=bench_*"]
-        done = subprocess.run(
-            [*command, f"--benchmark-json={report}", *arguments], cwd=BENCH.parent
-        )
+        # Tables are made here; pytest-benchmark's own would be those of ours alone.
+        command += ["--benchmark-quiet", "--benchmark-columns=median,min,max,rounds"]
+        done = subprocess.run([*command, f"--benchmark-json={file}", *arguments], cwd=BENCH.parent)
         if done.returncode:
             sys.exit(done.returncode)
-        loaded: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
-    return loaded
+        if not file.exists():
+            sys.exit("nothing was measured: every case was left out")
+        written = json.loads(file.read_text(encoding="utf-8"))
+    report: dict[str, Any] = written["cae_fast"]
+    return report
 
 
-def milliseconds(seconds: float) -> str:
-    """Format a time with three significant digits, in ms."""
-    return f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:.0f}"
-
-
-def table(report: dict[str, Any]) -> str:
-    """Return RESULTS.md for a benchmark report."""
-    info = report["benchmarks"][0]["extra_info"]
-    lines = [
+def document(report: Mapping[str, Any]) -> str:
+    """RESULTS.md for a report."""
+    parts = [
         "# Results",
-        "",
-        f"`make bench`, {datetime.now(UTC):%Y-%m-%d}, commit {info['commit']}. "
-        f"{info['device']}, {info['threads']} threads, instruction set {info['isa']}; "
-        f"Python {info['python']}, NumPy {info['numpy']}, PyTorch {info['torch']}. "
-        "Times in ms: median (fastest to slowest). Ratio: PyTorch / ours, of medians (of fastest).",
-        "",
-        "| what | ours | PyTorch | ratio |",
-        "|---|---|---|---|",
+        f"Written by `make bench`, {datetime.now(UTC):%Y-%m-%d}, commit {commit()}, in "
+        f"{report['seconds'] / 60:.0f} minutes. How: [README.md](README.md).",
+        "\n".join(f"- {line}" for line in results.heading(report)),
+        "## Targets\n\nReference network (`cf.CAEConfig()`, 256 pixels), batch 1.",
+        results.markdown_table(results.TARGET_COLUMNS, results.target_table(report)),
+        "## Every case\n\n"
+        "Name: what, network, side of the images in pixels, x images in a call. In brackets: "
+        "fastest to slowest.",
+        results.markdown_table(results.COLUMNS, results.table(report)),
     ]
-    for entry in report["benchmarks"]:
-        stats, extra = entry["stats"], entry["extra_info"]
-        ours = [milliseconds(stats[key]) for key in ("median", "min", "max")]
-        eager = [milliseconds(extra[f"eager_{key}_s"]) for key in ("median", "min", "max")]
-        ratio = extra["eager_median_s"] / stats["median"]
-        best = extra["eager_min_s"] / stats["min"]
-        name = entry["name"].removeprefix("bench_")
-        lines.append(
-            f"| `{name}` | {ours[0]} ({ours[1]} to {ours[2]}) "
-            f"| {eager[0]} ({eager[1]} to {eager[2]}) | {ratio:.2f} ({best:.2f}) |"
-        )
-    return "\n".join(lines) + "\n"
+    if chosen := results.layouts(report):
+        parts.append(f"Memory format of eager PyTorch, the quicker one of two: {chosen}.")
+    if unsteady := results.unsteady(report):
+        parts.append(f"**The machine was not idle**, distrust the times of: {'; '.join(unsteady)}.")
+    if missing := results.left_out(report):
+        parts.append("## Not run\n\n" + "\n".join(f"- {line}" for line in missing))
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
-    """Measure, then write or print the table."""
+    """Measure, then write or print; warn where a ratio fell."""
     arguments = sys.argv[1:]
-    text = table(measure(arguments))
+    former = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    report = measure(arguments)
+    text = document(report)
     if arguments:
         print(text)
+    else:
+        RESULTS.write_text(text, encoding="utf-8")
+        print(f"wrote {RESULTS}")
+    if results.heading(report)[0] not in former:
+        print("the former results are of another machine: not compared", file=sys.stderr)
         return
-    (BENCH / "RESULTS.md").write_text(text, encoding="utf-8")
-    print(f"wrote {BENCH / 'RESULTS.md'}")
+    for line in results.fallen(results.eager_ratios(former), report):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ LAYERS = (
     ("explanation", "explain_job", "explainer"),
     ("report", "training", "environment"),
     ("demo",),
+    ("benchmark",),
     ("cli",),
 )
 LAYER_OF = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -49,12 +50,13 @@ LAYER_OF = {name: level for level, names in enumerate(LAYERS) for name in names}
 SHOWN_BY = {("explanation", "report")}
 # Where torch may be imported while the module is loaded.
 TORCH_HOMES = {"reference", "networks", "training"}
-TORCH_FILES = {"backends/torch.py"}
+TORCH_FILES = {"backends/torch.py", "benchmark/torch_peers.py"}
 # Packages that `import cae_fast` must not load.
 HEAVY = (
     "torch",
     "onnx",
     "onnxruntime",
+    "openvino",
     "pyarrow",
     "matplotlib",
     "sklearn",

@@ -68,7 +68,12 @@ def test_version_is_written_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "extras"), [("runtime.txt", ["onnx"]), ("dev.txt", ["all", "dev", "digits", "train"])]
+    ("name", "extras"),
+    [
+        ("runtime.txt", ["onnx"]),
+        ("dev.txt", ["all", "dev", "digits", "train"]),
+        ("bench.txt", ["all", "dev", "bench"]),
+    ],
 )
 def test_pins_satisfy_the_stated_ranges(name: str, extras: list[str]) -> None:
     pinned = pins(name)
@@ -81,7 +86,7 @@ def test_pins_satisfy_the_stated_ranges(name: str, extras: list[str]) -> None:
 def test_every_extra_is_pinned_and_in_all() -> None:
     extras = pyproject()["project"]["optional-dependencies"]
     everything = Requirement(extras["all"][0]).extras
-    assert everything == set(extras) - {"all", "dev"}
+    assert everything == set(extras) - {"all", "dev", "bench"}
     pinned = pins("dev.txt")
     for extra in everything:
         assert {canonicalize_name(r.name) for r in wanted([extra])} <= set(pinned)

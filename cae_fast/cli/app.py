@@ -100,6 +100,7 @@ def program(
 
 
 app.command("info")(machine.info)
+app.command("bench")(machine.bench)
 app.command("demo")(explaining.demo)
 app.command("train")(modelling.train)
 app.command("train-classifier")(modelling.train_classifier)

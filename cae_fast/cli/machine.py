@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`cae-fast info`."""
+"""`cae-fast info` and `bench`."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from cae_fast.cli.output import AsJson, Output, Quiet
 
@@ -17,6 +20,57 @@ def info(quiet: Quiet = False, as_json: AsJson = False) -> None:
     for name, text in _lines(facts):
         out.line(f"{name:<12}{text}")
     out.result(facts)
+
+
+def bench(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Batch 1 beside PyTorch eager, in under a minute.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="For ours and all others; by default the cores.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Your model.safetensors instead of random networks."),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.0, help="Spend about this on each comparison.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time encoding, decoding and explaining on this machine beside what else is installed."""
+    from cae_fast.benchmark.run import run
+    from cae_fast.model import CAE
+
+    printed = Output(quiet=quiet, as_json=as_json)
+    with printed.progress("measuring") as moved:
+        report = run(
+            quick=quick,
+            threads=threads,
+            model=None if model is None else CAE.load(model),
+            seconds=seconds,
+            on_progress=moved,
+        )
+    _print_bench(printed, report)
+
+
+def _print_bench(printed: Output, report: dict[str, Any]) -> None:
+    from cae_fast.benchmark import results
+
+    for line in results.heading(report):
+        printed.line(line)
+    rows = results.table(report, spread=False)
+    printed.table(*results.without_empty_columns(results.COLUMNS, rows))
+    printed.line()
+    if any(verdict["measured"] is not None for verdict in report["targets"]):
+        printed.table(results.TARGET_COLUMNS, results.target_table(report))
+        printed.line()
+    for line in results.left_out(report):
+        printed.line(f"not run: {line}")
+    if unsteady := results.unsteady(report):
+        printed.warn(f"the machine was not idle, distrust the times of: {'; '.join(unsteady)}")
+    printed.result(report)
 
 
 def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:

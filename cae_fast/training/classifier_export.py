@@ -80,7 +80,7 @@ def write_onnx(network: torch.nn.Module, path: Path, metadata: Mapping[str, Any]
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
     """
     onnx, onnxruntime = import_onnx()
-    with _silenced():
+    with silenced():
         program = torch.onnx.export(
             network,
             (_images(metadata, 2),),
@@ -137,7 +137,7 @@ def _compare(path: Path, expected: Any, written: Any) -> None:
 
 
 @contextlib.contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Keeps the exporter's progress text and notices off the terminal."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)

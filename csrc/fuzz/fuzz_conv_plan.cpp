@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Plans of convolutions: of any small sizes a plan is refused, or runs within its images and gives
-// what the sum of products says. Kernels are no larger than the padded image and no size is zero:
-// check_config and check_weights let nothing else through.
+// what the sum of products says; Winograd's filtering gives what direct sums do.
 #include <algorithm>
 #include <cmath>
 
 #include "fuzz_input.h"
-#include "ops/conv2d.h"
+#include "ops/conv_layer.h"
 
 namespace {
 
+using cae::Arithmetic;
+using cae::ConvLayer;
 using cae::ConvPlan;
 using cae::fuzz::Bytes;
 
@@ -22,7 +23,7 @@ struct Layer {
 
 Layer read_layer(Bytes& bytes, int64_t kernel) {
   Layer layer;
-  layer.shape = {bytes.small(1, 40), bytes.small(1, 9), kernel, kernel};
+  layer.shape = {bytes.small(0, 40), bytes.small(0, 9), kernel, kernel};
   const int64_t count = layer.shape[0] * layer.shape[1] * kernel * kernel;
   layer.weight.resize(static_cast<size_t>(count));
   const uint8_t seed = bytes.byte();
@@ -58,12 +59,11 @@ std::vector<float> padded_image(Bytes& bytes, const ConvPlan& plan) {
 }
 
 void fuzz_plain(Bytes& bytes) {
-  const int64_t kernel = bytes.small(1, 7);
+  const int64_t kernel = bytes.small(0, 7);
   const Layer layer = read_layer(bytes, kernel);
-  const int64_t pad = bytes.small(0, 3);
-  const int64_t least = std::max<int64_t>(1, kernel - 2 * pad);
-  const int64_t height = least + bytes.small(0, 7);
-  const int64_t width = least + bytes.small(0, 7);
+  const int64_t pad = bytes.small(-1, 3);
+  const int64_t height = bytes.small(-1, 12);
+  const int64_t width = bytes.small(-1, 12);
   const int64_t stride = bytes.small(-1, 3);
   ConvPlan plan;
   const bool planned = cae::fuzz::accepts([&] {
@@ -73,7 +73,7 @@ void fuzz_plain(Bytes& bytes) {
     return;
   }
   CAE_FUZZ_CHECK(stride >= 1 && layer.shape[2] == layer.shape[3]);
-  CAE_FUZZ_CHECK(height > pad && width > pad);
+  CAE_FUZZ_CHECK(pad >= 0 && height > pad && width > pad);
   if (layer.shape[2] != kernel) {
     return;
   }
@@ -118,14 +118,72 @@ void fuzz_upsampling(Bytes& bytes) {
   }
 }
 
+std::vector<float> run_layer(const ConvLayer& layer, const std::vector<float>& in) {
+  const std::vector<float> ones(static_cast<size_t>(layer.channels), 1.0F);
+  const std::vector<float> zeros(static_cast<size_t>(layer.channels), 0.0F);
+  std::vector<float> padded(static_cast<size_t>(layer.padded_size()));
+  std::vector<float> stream(in.size());
+  std::vector<float> partials(static_cast<size_t>(layer.partials_size()));
+  cae::AlignedBuffer out(layer.out_size());
+  std::fill_n(out.data(), layer.out_size(), kBorder);
+  cae::Scratch scratch;
+  cae::run_layer(layer,
+                 {{{in.data(), ones.data(), zeros.data(), nullptr, true},
+                   layer.out_height == layer.height && layer.winograd ? stream.data() : nullptr,
+                   padded.data(),
+                   out.data(),
+                   partials.data()}},
+                 scratch);
+  return {out.data(), out.data() + layer.out_size()};
+}
+
+/// Layers of the three kinds that Winograd's filtering knows, and of others.
+void fuzz_layer(Bytes& bytes) {
+  const int64_t kernel = bytes.small(1, 6);
+  const Layer layer = read_layer(bytes, kernel);
+  const int64_t height = bytes.small(0, 13);
+  const int64_t width = bytes.small(0, 13);
+  const int64_t stride = bytes.small(1, 2);
+  const int64_t pad = bytes.small(0, 2);
+  const auto plan = [&](Arithmetic arithmetic) {
+    const cae::TensorView<const float> weight(layer.weight.data(), layer.shape);
+    return kernel == 5 ? cae::plan_upsample_layer(weight, height, width, arithmetic)
+                       : cae::plan_layer(weight, height, width, stride, pad, arithmetic);
+  };
+  ConvLayer fast;
+  ConvLayer exact;
+  const bool planned = cae::fuzz::accepts([&] { fast = plan(Arithmetic::kFast); });
+  CAE_FUZZ_CHECK(cae::fuzz::accepts([&] { exact = plan(Arithmetic::kExact); }) == planned);
+  if (!planned) {
+    return;
+  }
+  std::vector<float> in(static_cast<size_t>(fast.in_size()));
+  const uint8_t seed = bytes.byte();
+  for (size_t i = 0; i < in.size(); ++i) {
+    in[i] = static_cast<float>(static_cast<int64_t>((i * 13 + seed) % 11) - 5);
+  }
+  const std::vector<float> values = run_layer(fast, in);
+  const std::vector<float> expected = run_layer(exact, in);
+  CAE_FUZZ_CHECK(values.size() == expected.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    CAE_FUZZ_CHECK(std::fabs(values[i] - expected[i]) < 1e-2F);
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Bytes bytes(data, size);
-  if (bytes.byte() % 2 == 0) {
-    fuzz_plain(bytes);
-  } else {
-    fuzz_upsampling(bytes);
+  switch (bytes.byte() % 3) {
+    case 0:
+      fuzz_plain(bytes);
+      break;
+    case 1:
+      fuzz_upsampling(bytes);
+      break;
+    default:
+      fuzz_layer(bytes);
+      break;
   }
   return 0;
 }

@@ -10,13 +10,15 @@
 namespace {
 
 using cae::fuzz::Bytes;
+using cae::search::FlipMethod;
 using cae::search::FlipRules;
 using cae::search::FlipSearch;
 using cae::search::FlipState;
 using cae::search::FlipStatus;
 using cae::search::kUndefined;
 
-constexpr int32_t kMostRounds = 1 + 30;  // the coarse one, then one for each bit of the grid
+/// The coarse points one by one, then one round for each bit of the grid, and one more by margin.
+int32_t most_rounds(const FlipRules& rules) { return rules.coarse + 1 + 30 + 1; }
 
 /// Mostly a power of two, else anything.
 int32_t power(Bytes& bytes, int64_t most_bits) {
@@ -34,6 +36,11 @@ FlipRules read_rules(Bytes& bytes) {
   rules.min_probability = kind < 128   ? 0.0
                           : kind < 240 ? static_cast<double>(kind - 128) / 100.0
                                        : bytes.raw<double>();
+  const uint8_t batch = bytes.byte();
+  if (batch < 128) {
+    rules.coarse_batch = batch < 120 ? batch % 8 : bytes.raw<int32_t>();
+  }
+  rules.method = bytes.byte() % 2 == 0 ? FlipMethod::kBisection : FlipMethod::kMargin;
   return rules;
 }
 
@@ -88,7 +95,7 @@ void run(FlipSearch& search, const FlipRules& rules, Bytes& bytes) {
     const std::vector<uint8_t> keep =
         search.update(logits.data(), static_cast<int64_t>(points.step.size()), rules.num_classes);
     CAE_FUZZ_CHECK(keep.size() == points.step.size());
-    CAE_FUZZ_CHECK(search.rounds() <= kMostRounds);
+    CAE_FUZZ_CHECK(search.rounds() <= most_rounds(rules));
   }
   for (const FlipState& state : search.states()) {
     check_outcome(rules, state);

@@ -91,13 +91,18 @@ ConvPlan plan_conv2d(const TensorView<const float>& weight, int64_t height, int6
                      int64_t stride, int64_t pad) {
   CAE_CHECK(weight.rank() == 4 && weight.dim(2) == weight.dim(3),
             "weight must be [O, C, k, k], got ", shape_string(weight.shape));
+  CAE_CHECK(weight.numel() >= 1, "weight must not be empty, got ", shape_string(weight.shape));
   CAE_CHECK(stride >= 1, "stride must be at least 1, got ", stride);
+  CAE_CHECK(pad >= 0, "pad must be at least 0, got ", pad);
   const int64_t out_channels = weight.dim(0);
   const int64_t channels = weight.dim(1);
   const int64_t kernel = weight.dim(2);
   ConvPlan plan;
   plan.in = {height, width, channels, pad, Padding::kReflect};
   check_image(plan.in);
+  CAE_CHECK(height + 2 * pad >= kernel && width + 2 * pad >= kernel, "a kernel of ", kernel, " x ",
+            kernel, " needs a padded image of that size, got ", height + 2 * pad, " x ",
+            width + 2 * pad);
   plan.out_height = (height + 2 * pad - kernel) / stride + 1;
   plan.out_width = (width + 2 * pad - kernel) / stride + 1;
   plan.out_channels = out_channels;
@@ -130,6 +135,7 @@ ConvPlan plan_conv2d(const TensorView<const float>& weight, int64_t height, int6
 
 ConvPlan plan_upsample_conv(const TensorView<const float>& weight, int64_t height, int64_t width) {
   check_shape(weight.shape, "weight", {"O", "C", 5, 5});
+  CAE_CHECK(weight.numel() >= 1, "weight must not be empty, got ", shape_string(weight.shape));
   CAE_CHECK(height >= 2 && width >= 2, "an upsampling convolution needs an image of at least 2 x 2",
             ", got ", height, " x ", width);
   ConvPlan plan;

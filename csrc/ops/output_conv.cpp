@@ -12,7 +12,8 @@ constexpr int64_t kBandFloats = 160 * 1024;  // 640 KiB of the second-level cach
 
 OutputConv plan_output_conv(const TensorView<const float>& weight, const float* bias,
                             int64_t height, int64_t width) {
-  CAE_CHECK(weight.rank() == 4 && weight.dim(2) == weight.dim(3) && weight.dim(2) % 2 == 1,
+  CAE_CHECK(weight.rank() == 4 && weight.dim(2) == weight.dim(3) && weight.dim(2) % 2 == 1 &&
+                weight.numel() >= 1,
             "weight must be [O, C, k, k] with k odd, got ", shape_string(weight.shape));
   OutputConv conv;
   conv.height = height;

@@ -170,7 +170,8 @@ void cut_chunks(WinogradPlan& plan) {
   }
 }
 
-void check_size(int64_t height, int64_t width) {
+void check_sizes(const TensorView<const float>& weight, int64_t height, int64_t width) {
+  CAE_CHECK(weight.numel() >= 1, "weight must not be empty, got ", shape_string(weight.shape));
   CAE_CHECK(height >= 2 && width >= 2, "a Winograd convolution needs an image of at least 2 x 2, ",
             "got ", height, " x ", width);
 }
@@ -211,7 +212,7 @@ WinogradPlan plan_winograd(const TensorView<const float>& weight, int64_t height
   CAE_CHECK(weight.rank() == 4 && weight.dim(2) == weight.dim(3) &&
                 (weight.dim(2) == 3 || weight.dim(2) == 4),
             "weight must be [O, C, 3, 3] or [O, C, 4, 4], got ", shape_string(weight.shape));
-  check_size(height, width);
+  check_sizes(weight, height, width);
   const int64_t out_channels = weight.dim(0);
   const int64_t channels = weight.dim(1);
   const int64_t kernel = weight.dim(2);
@@ -249,7 +250,7 @@ WinogradPlan plan_winograd(const TensorView<const float>& weight, int64_t height
 WinogradPlan plan_winograd_upsample(const TensorView<const float>& weight, int64_t height,
                                     int64_t width) {
   check_shape(weight.shape, "weight", {"O", "C", 5, 5});
-  check_size(height, width);
+  check_sizes(weight, height, width);
   WinogradPlan plan;
   plan.kind = WinogradKind::kUpsample;
   plan.height = height;
