@@ -33,7 +33,12 @@ class _Bound(type): ...  # the metaclass that pybind11 gives its classes
 
 class Engine(metaclass=_Bound):
     def __init__(
-        self, config: dict[str, Any], weights: dict[str, Any], *, max_batch: int = 16
+        self,
+        config: dict[str, Any],
+        weights: dict[str, Any],
+        *,
+        max_batch: int = 16,
+        exact: bool = False,
     ) -> None: ...
     def encode(self, images: _Array) -> tuple[_Float32, _Float32]: ...
     def encode_class(self, images: _Array) -> _Float32: ...

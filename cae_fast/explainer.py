@@ -32,7 +32,7 @@ from .errors import ClassifierError
 from .exemplars import Exemplars
 from .explain_job import ExplainJob
 from .explanation import Explanation
-from .memory import allocate, in_groups
+from .memory import allocate_rows, in_groups
 from .model import CAE
 from .path_search import Clock, search_rules
 from .targets import check_target
@@ -83,7 +83,8 @@ class Explainer:
                 `torch.nn.Module`, or a file (see :meth:`cae_fast.Classifier.load`).
             bank: Where exemplars come from when none are given.
             backend: "auto", "cpu", "torch"; "cuda" and "tensorrt" say why they cannot run.
-            precision: "auto" or "fp32"; "fp64" with the torch backend.
+            precision: "auto" or "fp32"; "exact": direct sums on the CPU, half the rounding error for
+                about twice the time; "fp64" with the torch backend.
             device: A torch device, for the torch backend.
             max_batch: The most images, or points of paths, in flight; also the images searched
                 together. Fewer are taken where memory runs out.
@@ -258,8 +259,8 @@ class Explainer:
         config = self.model.config
         array = finite_images(images, config.image_shape)
         count = len(array)
-        individual = _results((count, *config.individual_shape), "codes")
-        class_code = _results((count, config.code_dim), "codes")
+        individual = allocate_rows((count, *config.individual_shape), "codes")
+        class_code = allocate_rows((count, config.code_dim), "codes")
 
         def encode(rows: slice, _: int) -> None:
             group = self.backend.encode(np.ascontiguousarray(array[rows]))
@@ -292,7 +293,7 @@ class Explainer:
                 "number"
             )
         codes = np.broadcast_to(codes, (count, codes.shape[1]))
-        images = _results((count, *self.model.config.image_shape), "images")
+        images = allocate_rows((count, *self.model.config.image_shape), "images")
 
         def decode(rows: slice, _: int) -> None:
             group = np.ascontiguousarray(codes[rows])
@@ -334,7 +335,7 @@ class Explainer:
         chosen = Exemplars(
             exemplars, count, k=1, config=config, backend=self.backend, bank=self.bank
         )
-        frames = _results((count, len(positions), *config.image_shape), "frames")
+        frames = allocate_rows((count, len(positions), *config.image_shape), "frames")
 
         def decode(rows: slice, in_flight: int) -> None:
             individual, start = self.backend.encode(np.ascontiguousarray(array[rows]))
@@ -394,8 +395,3 @@ def _row_texts(values: Any, count: int, argument: str) -> list[Any] | None:
             f"{argument} must be a list of {count}, one for each image, got {values!r:.100}"
         )
     return list(values)
-
-
-def _results(shape: tuple[int, ...], what: str) -> Float32:
-    """Memory for what is returned, [N, ...]."""
-    return allocate(lambda: np.empty(shape, dtype=np.float32), what=f"{what} of {shape[0]} images")

@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from .errors import OutOfMemory
 
 _Result = TypeVar("_Result")
@@ -113,3 +116,8 @@ def allocate(make: Callable[[], _Result], *, what: str) -> _Result:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def allocate_rows(shape: tuple[int, ...], what: str) -> npt.NDArray[np.float32]:
+    """Memory for a float32 result [N, ...] of N images; `what` as for :func:`allocate`."""
+    return allocate(lambda: np.empty(shape, dtype=np.float32), what=f"{what} of {shape[0]} images")

@@ -231,10 +231,10 @@ def test_a_bank_in_smaller_groups_is_the_same(tmp_path: Path) -> None:
 def test_an_engine_with_smaller_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     real = native._backend.Engine
 
-    def small_machine(config: Any, weights: Any, *, max_batch: int) -> Any:
+    def small_machine(config: Any, weights: Any, *, max_batch: int, **options: Any) -> Any:
         if max_batch > 5:
             raise MemoryError("std::bad_alloc")
-        return real(config, weights, max_batch=max_batch)
+        return real(config, weights, max_batch=max_batch, **options)
 
     monkeypatch.setattr(native._backend, "Engine", small_machine)
     world = World()

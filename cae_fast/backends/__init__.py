@@ -13,6 +13,7 @@ BACKENDS = ("auto", "cpu", "cuda", "tensorrt", "torch")
 _PRECISIONS = {
     "auto": "float32",
     "fp32": "float32",
+    "exact": "float32",
     "float32": "float32",
     "fp64": "float64",
     "float64": "float64",
@@ -45,7 +46,9 @@ def select_backend(
             or "tensorrt".
         model: Configuration and weights.
         device: Device of the "torch" backend; "cpu" or None for "cpu".
-        precision: "auto", "fp32", or "fp64" ("torch" only).
+        precision: "auto", "fp32", "exact" (float32 by direct sums: "cpu" then has half the rounding
+            error and takes about twice the time; "torch" sums directly anyway), or "fp64" ("torch"
+            only).
         max_batch: The most images or path points in flight; None chooses by the size of the model.
 
     Returns:
@@ -86,7 +89,7 @@ def select_backend(
         )
     from .native import NativeBackend
 
-    return NativeBackend(model, max_batch=max_batch)
+    return NativeBackend(model, max_batch=max_batch, exact=precision == "exact")
 
 
 def _torch_backend(model: CAE, device: str | None, dtype: str, max_batch: int) -> Backend:

@@ -20,13 +20,14 @@ class NativeBackend:
     dtype = "float32"
     coarse_batch: int | None = 1  # on a CPU every decode costs its full time
 
-    def __init__(self, model: CAE, *, max_batch: int) -> None:
+    def __init__(self, model: CAE, *, max_batch: int, exact: bool = False) -> None:
         """Packs the weights for this processor.
 
         Args:
             model: Configuration and weights.
             max_batch: The most images or path points in flight; fewer where their buffers do not
                 fit, as the attribute then says.
+            exact: Convolve by direct sums instead of Winograd's filtering.
 
         Raises:
             OutOfMemory: The weights and buffers for one image do not fit.
@@ -34,7 +35,7 @@ class NativeBackend:
         config, weights = model.config.to_dict(), dict(model.weights)
 
         def make(limit: int) -> tuple[int, _backend.Engine]:
-            return limit, _backend.Engine(config, weights, max_batch=limit)
+            return limit, _backend.Engine(config, weights, max_batch=limit, exact=exact)
 
         self.max_batch, self._engine = try_halves(
             make, max_batch, what="the weights and buffers of the model"
