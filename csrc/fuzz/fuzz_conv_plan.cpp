@@ -32,7 +32,11 @@ Layer read_layer(Bytes& bytes, int64_t kernel) {
   }
   if (bytes.byte() % 8 == 7) {
     layer.shape[bytes.byte() % layer.shape.size()] += 1;  // does not fit
-    layer.weight.resize(layer.weight.size() * 2 + 1);
+    int64_t size = 1;
+    for (const int64_t dim : layer.shape) {
+      size *= dim;
+    }
+    layer.weight.resize(static_cast<size_t>(size));
   }
   return layer;
 }
