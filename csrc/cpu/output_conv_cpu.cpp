@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A task is a few output rows of one image: it normalises the band of rows that they see into its
-// scratch, borders included, and makes one row at a time.
+// A task is a band of output rows of one image, made one by one: the input rows that they see are
+// normalised into the task's scratch, borders included, just before they are needed.
 #include <algorithm>
 
 #include "cpu/border.h"
@@ -11,31 +11,28 @@
 namespace cae::cpu {
 namespace {
 
-/// Rows first - pad .. of the normalised image with its side borders.
-void load_band(const KernelTable& table, const OutputConv& conv, const ConvSource& source,
-               int64_t first, int64_t rows, float* band) {
+/// Row y of the normalised image, which may lie beyond its edge, with its side borders.
+void load_row(const KernelTable& table, const OutputConv& conv, const ConvSource& source, int64_t y,
+              float* row) {
   const int64_t pad = conv.kernel / 2;
   const int64_t channels = conv.channels;
-  for (int64_t i = 0; i < rows; ++i) {
-    const int64_t y = border_index(first - pad + i, conv.height, Padding::kReflect);
-    float* row = band + i * conv.padded_width() * channels;
-    AffineArgs args;
-    args.in = source.in + y * conv.width * channels;
-    args.scale = source.scale;
-    args.shift = source.shift;
-    args.residual = source.residual == nullptr ? nullptr : source.residual + y * conv.width * channels;
-    args.out = row + pad * channels;
-    args.pixels = conv.width;
-    args.channels = channels;
-    args.relu = source.relu;
-    table.affine(args);
-    for (int64_t x = 0; x < pad; ++x) {
-      std::copy_n(row + (pad + border_index(x - pad, conv.width, Padding::kReflect)) * channels,
-                  channels, row + x * channels);
-      const int64_t right = conv.width + x;
-      std::copy_n(row + (pad + border_index(right, conv.width, Padding::kReflect)) * channels,
-                  channels, row + (pad + right) * channels);
-    }
+  const int64_t offset = border_index(y, conv.height, Padding::kReflect) * conv.width * channels;
+  AffineArgs args;
+  args.in = source.in + offset;
+  args.scale = source.scale;
+  args.shift = source.shift;
+  args.residual = source.residual == nullptr ? nullptr : source.residual + offset;
+  args.out = row + pad * channels;
+  args.pixels = conv.width;
+  args.channels = channels;
+  args.relu = source.relu;
+  table.affine(args);
+  for (int64_t x = 0; x < pad; ++x) {
+    std::copy_n(row + (pad + border_index(x - pad, conv.width, Padding::kReflect)) * channels,
+                channels, row + x * channels);
+    const int64_t right = conv.width + x;
+    std::copy_n(row + (pad + border_index(right, conv.width, Padding::kReflect)) * channels,
+                channels, row + (pad + right) * channels);
   }
 }
 
@@ -72,8 +69,12 @@ void output_conv(const OutputConv& conv, const std::vector<ConvSource>& images, 
     float* band = scratch.worker(worker);
     float* products = band + conv.band_size();
     float* sums = products + conv.padded_width() * conv.columns;
-    load_band(table, conv, images[static_cast<size_t>(image)], first, rows + conv.kernel - 1, band);
+    int64_t loaded = 0;
     for (int64_t y = 0; y < rows; ++y) {
+      for (; loaded < y + conv.kernel; ++loaded) {
+        load_row(table, conv, images[static_cast<size_t>(image)], first - conv.kernel / 2 + loaded,
+                 band + loaded * row);
+      }
       StripArgs strip{};
       strip.a = band + y * row;
       strip.a_point_stride = conv.channels;

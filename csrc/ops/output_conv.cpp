@@ -6,7 +6,7 @@
 namespace cae {
 namespace {
 
-constexpr int64_t kBandFloats = 160 * 1024;  // 640 KiB of the second-level cache
+constexpr int64_t kTaskRows = 16;  // the rows around them are normalised twice
 
 }  // namespace
 
@@ -26,8 +26,7 @@ OutputConv plan_output_conv(const TensorView<const float>& weight, const float* 
             " needs an image of at least ", kernel / 2 + 1, " x ", kernel / 2 + 1, ", got ", height,
             " x ", width);
   conv.bias.assign(bias, bias + conv.out_channels);
-  const int64_t row = conv.padded_width() * conv.channels;
-  conv.task_rows = std::clamp<int64_t>(kBandFloats / row - (kernel - 1), 2, std::min<int64_t>(8, height));
+  conv.task_rows = std::min(kTaskRows, height);
 
   conv.columns = (kernel * conv.out_channels + 7) / 8 * 8;
   CAE_CHECK(conv.columns <= 32, "a convolution of ", kernel, " x ", kernel, " to ",
