@@ -112,8 +112,8 @@ struct KernelTable {
   void (*moments)(const MomentsArgs&);
   void (*affine)(const AffineArgs&);
   void (*tanh)(const TanhArgs&);
-  void (*winograd_input3)(const WinogradInputArgs&);   // 3x3 filters, 36 frequencies
-  void (*winograd_input2)(const WinogradInputArgs&);   // 4x4 filters of stride 2, 25 frequencies
+  void (*winograd_input3)(const WinogradInputArgs&);  // 3x3 filters, 36 frequencies
+  void (*winograd_input2)(const WinogradInputArgs&);  // 4x4 filters of stride 2, 25 frequencies
   void (*winograd_output3)(const WinogradOutputArgs&);
   void (*winograd_output2)(const WinogradOutputArgs&);
   void (*winograd_upsample)(const WinogradOutputArgs&);

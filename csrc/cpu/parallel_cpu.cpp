@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Between jobs workers spin for some tens of microseconds, about what waking them takes, and then
-// sleep on a condition variable; a job's tasks are handed out by an atomic counter. The pool is never destroyed: at exit its sleeping threads end with the process, and a
-// forked child, where they do not exist, abandons it for a new one.
+// sleep on a condition variable; a job's tasks are handed out by an atomic counter. The pool is
+// never destroyed: at exit its sleeping threads end with the process, and a forked child, where
+// they do not exist, abandons it for a new one.
 #include "cpu/parallel_cpu.h"
 
 #include <pthread.h>

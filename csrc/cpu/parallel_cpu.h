@@ -49,11 +49,11 @@ class PoolTurn {
 using TaskFunction = std::function<void(int64_t, int)>;
 void run_parallel(int64_t tasks, const TaskFunction& body);
 
-/// Runs body(task) or body(task, worker) once for each task in [0, tasks), on any thread, and returns
-/// when all have ended. Tasks are begun in order. The split into tasks is the caller's and must not
-/// depend on the number of threads; then neither do results. Takes a turn at the pool. The first
-/// exception thrown by a body is rethrown here, after the tasks already started. From within a body
-/// it runs serially.
+/// Runs body(task) or body(task, worker) once for each task in [0, tasks), on any thread, and
+/// returns when all have ended. Tasks are begun in order. The split into tasks is the caller's and
+/// must not depend on the number of threads; then neither do results. Takes a turn at the pool. The
+/// first exception thrown by a body is rethrown here, after the tasks already started. From within
+/// a body it runs serially.
 template <class Body>
 void parallel_for(int64_t tasks, const Body& body) {
   if constexpr (std::is_invocable_v<const Body&, int64_t, int>) {

@@ -228,8 +228,8 @@ inline void affine(const AffineArgs& args) {
   }
 }
 
-/// x P(x^2) / Q(x^2), a least-squares fit of the relative error on |x| <= 7.905, where tanh becomes 1
-/// in float32. NaN passes through.
+/// x P(x^2) / Q(x^2), a least-squares fit of the relative error on |x| <= 7.905, where tanh becomes
+/// 1 in float32. NaN passes through.
 inline void tanh_all(const TanhArgs& args) {
   constexpr float kLimit = 7.905f;
   const float* in = args.in;

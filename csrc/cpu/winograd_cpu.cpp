@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A task transforms a chunk of tiles, multiplies it with the weights and transforms the products
 // back, a block of output channels at a time. What it works in stays in the second-level cache of
-// its core; the weights stream past. Where there are more threads than chunks, several tasks share a
-// chunk's blocks, and each transforms the chunk for itself.
+// its core; the weights stream past. Where there are more threads than chunks, several tasks share
+// a chunk's blocks, and each transforms the chunk for itself.
 #include <algorithm>
 
 #include "cpu/border.h"
@@ -39,10 +39,10 @@ class WinogradJob {
         blocks_(static_cast<int64_t>(layer.tiles.blocks.size())),
         past_caches_(layer.out_size() >= kLargeOutput &&
                      layer.out_channels % (AlignedBuffer::kAlignment / sizeof(float)) == 0),
-        edge_panels_(layer.edge.sides.empty()
-                         ? 0
-                         : static_cast<int64_t>(
-                               layer.edge.sides.front().phases.front().panels.size())) {
+        edge_panels_(
+            layer.edge.sides.empty()
+                ? 0
+                : static_cast<int64_t>(layer.edge.sides.front().phases.front().panels.size())) {
     const int64_t units = chunks_ * static_cast<int64_t>(images.size());
     shares_ = best_shares(units, threads);
     chunk_tasks_ = units * shares_;
@@ -78,9 +78,10 @@ class WinogradJob {
     int64_t best = 1;
     double best_time = 0;
     for (int64_t shares = 1; shares <= blocks_; ++shares) {
-      const auto rounds = static_cast<double>((units * shares + threads - 1) / threads);
-      const auto blocks = static_cast<double>((blocks_ + shares - 1) / shares);
-      const double time = rounds * (kTransform + blocks / static_cast<double>(blocks_));
+      const int64_t rounds = (units * shares + threads - 1) / threads;
+      const int64_t blocks = (blocks_ + shares - 1) / shares;
+      const double share = static_cast<double>(blocks) / static_cast<double>(blocks_);
+      const double time = static_cast<double>(rounds) * (kTransform + share);
       if (shares == 1 || time < best_time) {
         best = shares;
         best_time = time;
@@ -291,8 +292,7 @@ void winograd(const ConvLayer& layer, const std::vector<LayerImage>& images, Scr
     return;
   }
   const PoolTurn turn;
-  const int64_t tiles = layer.tiles.input_size() + layer.tiles.product_size();
-  scratch.reserve(std::max(tiles, layer.edge.strip_size()), turn.threads());
+  scratch.reserve(layer.scratch_size(), turn.threads());
   WinogradJob job(layer, images, scratch, turn.threads());
   parallel_for(job.tasks(), [&](int64_t task, int worker) { job.run(task, worker); });
 }

@@ -214,8 +214,8 @@ inline void finish_tile(const WinogradOutputArgs& args,
   const Vec before = Isa::load(args.mean + c);
   const Vec delta = mean - before;
   Isa::store(args.mean + c, before + delta * Isa::broadcast(args.mean_weight));
-  Isa::store(args.m2 + c, Isa::load(args.m2 + c) + squares +
-                              (delta * delta) * Isa::broadcast(args.m2_weight));
+  Isa::store(args.m2 + c,
+             Isa::load(args.m2 + c) + squares + (delta * delta) * Isa::broadcast(args.m2_weight));
 }
 
 template <class Isa, int kSize>
@@ -248,9 +248,8 @@ inline void output_phase(const float* products, int64_t frequency_stride,
     Vec m[kPoints];
 #pragma GCC unroll 6
     for (int i = 0; i < kPoints; ++i) {
-      m[i] = kRowDifference && i == 1
-                 ? zero
-                 : Isa::load(products + (i * kPoints + j) * frequency_stride);
+      m[i] = kRowDifference && i == 1 ? zero
+                                      : Isa::load(products + (i * kPoints + j) * frequency_stride);
     }
     Vec out[4];
     transform_output<Isa>(m, out);

@@ -90,9 +90,9 @@ void Engine::decode_wave(const SharedImage* const* points, int64_t count, const 
       WorkspaceSlot& slot = chain.slot(i);
       const Modulation modulation{workspace_.modulation.data() + i * config().modulation_numel(),
                                   config().code_channels()};
-      adain_affine(conv == 0 ? points[i]->moments : merge_moments(blocks[conv], slot.partials.data()),
-                   modulation.scale(conv), modulation.shift(conv), slot.scale.data(),
-                   slot.shift.data());
+      adain_affine(
+          conv == 0 ? points[i]->moments : merge_moments(blocks[conv], slot.partials.data()),
+          modulation.scale(conv), modulation.shift(conv), slot.scale.data(), slot.shift.data());
     }
     sources = conv % 2 == 0 ? chain.sources(true) : chain.residual_sources();
     for (size_t i = 0; i < sources.size() && conv < 2; ++i) {

@@ -9,7 +9,8 @@ namespace cae {
 
 Engine::Engine(const NetworkConfig& config, const WeightMap& weights, int64_t max_batch,
                Arithmetic arithmetic)
-    : network_(build_network(config, weights, arithmetic)), workspace_(make_workspace(network_, max_batch)) {}
+    : network_(build_network(config, weights, arithmetic)),
+      workspace_(make_workspace(network_, max_batch)) {}
 
 void Engine::check_images(const std::vector<int64_t>& shape) const {
   const int64_t size = config().image_size;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Passes a wave of images from layer to layer through the two raw buffers and the two streams of its
-// slots.
+// Passes a wave of images from layer to layer through the two raw buffers and the two streams of
+// its slots.
 #pragma once
 
 #include <vector>
@@ -22,7 +22,8 @@ class LayerChain {
     std::vector<ConvSource> out;
     for (int64_t i = 0; i < count_; ++i) {
       const WorkspaceSlot& image = slot(i);
-      out.push_back({image.raw[last_].data(), image.scale.data(), image.shift.data(), nullptr, relu});
+      out.push_back(
+          {image.raw[last_].data(), image.scale.data(), image.shift.data(), nullptr, relu});
     }
     return out;
   }

@@ -160,8 +160,7 @@ UpsampleLayer read_upsample(WeightReader& reader, const NetworkConfig& config, i
 }
 
 OutputConv read_output(WeightReader& reader, const NetworkConfig& config) {
-  const auto weight =
-      reader.get("decoder.out.weight", {config.in_channels, config.channels, 7, 7});
+  const auto weight = reader.get("decoder.out.weight", {config.in_channels, config.channels, 7, 7});
   const auto bias = reader.vector("decoder.out.bias", config.in_channels);
   if (weight.data == nullptr || bias.empty()) {
     return {};
@@ -183,7 +182,8 @@ Network read_network(const NetworkConfig& config, WeightReader& reader, Arithmet
   network.class_head =
       read_linear(reader, "class_encoder.head", config.code_dim, config.code_channels(), {1, 1});
   network.individual_convs = unbiased_convs(reader, individual_specs(config), arithmetic);
-  network.individual_blocks = unbiased_convs(reader, block_specs(config, "individual_encoder"), arithmetic);
+  network.individual_blocks =
+      unbiased_convs(reader, block_specs(config, "individual_encoder"), arithmetic);
   const int64_t hidden = config.modulation_width;
   network.modulation.push_back(read_linear(reader, "modulation.linear0", hidden, config.code_dim));
   network.modulation.push_back(read_linear(reader, "modulation.linear1", hidden, hidden));

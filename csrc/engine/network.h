@@ -56,9 +56,9 @@ struct Network {
   LinearPlan class_head;
   std::vector<ConvLayer> individual_convs;   // conv0 .. conv2
   std::vector<ConvLayer> individual_blocks;  // two per block
-  std::vector<LinearPlan> modulation;       // linear0 .. linear2
+  std::vector<LinearPlan> modulation;        // linear0 .. linear2
   std::vector<ConvLayer> decoder_blocks;     // two per block
-  std::vector<UpsampleLayer> upsamples;     // up0, up1
+  std::vector<UpsampleLayer> upsamples;      // up0, up1
   OutputConv out;
 
   /// The convolutions in the order in which one reads what the one before wrote: individual
@@ -72,7 +72,6 @@ void check_weights(const NetworkConfig& config, const WeightMap& weights);
 
 /// Plans all layers and packs their weights. Throws std::invalid_argument listing every tensor
 /// that is missing, unknown or mis-shaped.
-Network build_network(const NetworkConfig& config, const WeightMap& weights,
-                      Arithmetic arithmetic);
+Network build_network(const NetworkConfig& config, const WeightMap& weights, Arithmetic arithmetic);
 
 }  // namespace cae

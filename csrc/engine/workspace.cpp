@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "cpu/parallel_cpu.h"
+
 namespace cae {
 namespace {
 
@@ -15,10 +17,12 @@ struct SlotSizes {
   int64_t padded = 0;
   int64_t partials = 0;
   int64_t channels = 0;
+  int64_t scratch = 0;
 
   void include(const ConvLayer& layer) {
     padded = std::max(padded, layer.padded_size());
     partials = std::max(partials, layer.partials_size());
+    scratch = std::max(scratch, layer.scratch_size());
     channels = std::max({channels, layer.channels, layer.out_channels});
   }
 };
@@ -66,6 +70,8 @@ Workspace make_workspace(const Network& network, int64_t max_batch) {
     workspace.slots.push_back(std::move(slot));
     workspace.shared.push_back(make_shared_image(network));
   }
+  workspace.scratch.reserve(std::max(sizes.scratch, network.out.scratch_size()),
+                            cpu::get_num_threads());
   workspace.ones.assign(channels, 1.0f);
   workspace.zeros.assign(channels, 0.0f);
   workspace.features = AlignedBuffer(wave * config.code_channels());

@@ -10,8 +10,8 @@
 
 namespace cae {
 
-/// Buffers of one image in flight. A layer reads one of `raw` and writes the other, and reads one of
-/// `stream` and writes the other.
+/// Buffers of one image in flight. A layer reads one of `raw` and writes the other, and reads one
+/// of `stream` and writes the other.
 struct WorkspaceSlot {
   AlignedBuffer raw[2];     // outputs of convolutions, [H, W, C]
   AlignedBuffer stream[2];  // residual stream, [H, W, C]
@@ -38,11 +38,11 @@ struct Workspace {
   std::vector<WorkspaceSlot> slots;
   std::vector<SharedImage> shared;  // of a wave, where no session keeps them
   Scratch scratch;
-  std::vector<float> ones;     // scale of layers without a norm
-  std::vector<float> zeros;    // and their shift without a bias
-  AlignedBuffer features;      // [wave, 4w] class encoder before its head
-  AlignedBuffer hidden[2];     // [wave, modulation_width]
-  AlignedBuffer modulation;    // [wave, modulation_numel]
+  std::vector<float> ones;   // scale of layers without a norm
+  std::vector<float> zeros;  // and their shift without a bias
+  AlignedBuffer features;    // [wave, 4w] class encoder before its head
+  AlignedBuffer hidden[2];   // [wave, modulation_width]
+  AlignedBuffer modulation;  // [wave, modulation_numel]
 
   int64_t wave() const { return static_cast<int64_t>(slots.size()); }
 };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/conv_layer.h"
 
+#include <algorithm>
+
 #include "ops/pad_image.h"
 
 namespace cae {
@@ -37,6 +39,10 @@ bool is_worthwhile(int64_t kernel, int64_t stride, int64_t pad, int64_t height, 
 }
 
 }  // namespace
+
+int64_t ConvLayer::scratch_size() const {
+  return winograd ? std::max(tiles.input_size() + tiles.product_size(), edge.strip_size()) : 0;
+}
 
 ConvLayer plan_layer(const TensorView<const float>& weight, int64_t height, int64_t width,
                      int64_t stride, int64_t pad, Arithmetic arithmetic) {

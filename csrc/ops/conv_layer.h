@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A convolution layer of the network, by whichever algorithm suits it. It normalises its input while
-// loading it and leaves the moments of its output.
+// A convolution layer of the network, by whichever algorithm suits it. It normalises its input
+// while loading it and leaves the moments of its output.
 #pragma once
 
 #include <cstdint>
@@ -37,6 +37,8 @@ struct ConvLayer {
   int64_t out_size() const { return out_pixels() * out_channels; }
   /// Floats of scratch per image: the padded input of a direct convolution.
   int64_t padded_size() const { return winograd ? 0 : direct.in.size(); }
+  /// Floats that a thread works in, see Scratch.
+  int64_t scratch_size() const;
   /// Floats of partial moments per image: [chunks][mean, M2][out_channels].
   int64_t partials_size() const { return static_cast<int64_t>(chunks.size()) * 2 * out_channels; }
 };

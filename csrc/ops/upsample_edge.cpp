@@ -60,8 +60,8 @@ UpsampleEdge plan_upsample_edge(const TensorView<const float>& weight, int64_t h
     const int64_t row = end == kFirst ? 0 : height - 2;
     EdgeSide side{row, 2, -1, width + 2, {}};
     for (const AxisOutput along : {kFirst, kEven, kOdd, kLast}) {
-      side.phases.push_back(edge_phase(weight, side, axis_taps(end, height),
-                                       axis_taps(along, width), 2 * width));
+      side.phases.push_back(
+          edge_phase(weight, side, axis_taps(end, height), axis_taps(along, width), 2 * width));
     }
     edge.sides.push_back(std::move(side));
   }
@@ -69,8 +69,8 @@ UpsampleEdge plan_upsample_edge(const TensorView<const float>& weight, int64_t h
     const int64_t column = end == kFirst ? 0 : width - 2;
     EdgeSide side{-1, height + 2, column, 2, {}};
     for (const AxisOutput along : {kEven, kOdd}) {
-      side.phases.push_back(edge_phase(weight, side, axis_taps(along, height),
-                                       axis_taps(end, width), 2 * width));
+      side.phases.push_back(
+          edge_phase(weight, side, axis_taps(along, height), axis_taps(end, width), 2 * width));
     }
     edge.sides.push_back(std::move(side));
   }

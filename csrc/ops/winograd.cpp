@@ -11,11 +11,11 @@
 namespace cae {
 namespace {
 
-constexpr int64_t kTile = 4;                     // outputs of a tile along an axis, per phase
-constexpr int64_t kProductFloats = 150 * 1024;   // of a block: 600 KiB of the second-level cache
-constexpr int64_t kInputFloats = 640 * 1024;     // of a chunk: 2.5 MiB of the last-level cache
-constexpr int64_t kBlockChannels = 64;           // output channels of a task, at most
-constexpr int64_t kUpsampleBlockChannels = 32;   // times four phases
+constexpr int64_t kTile = 4;                    // outputs of a tile along an axis, per phase
+constexpr int64_t kProductFloats = 150 * 1024;  // of a block: 600 KiB of the second-level cache
+constexpr int64_t kInputFloats = 640 * 1024;    // of a chunk: 2.5 MiB of the last-level cache
+constexpr int64_t kBlockChannels = 64;          // output channels of a task, at most
+constexpr int64_t kUpsampleBlockChannels = 32;  // times four phases
 constexpr int kMaxPoints = 6;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -89,8 +89,7 @@ int64_t cut_blocks(WinogradPlan& plan) {
   const int64_t phases = upsample ? 4 : 1;
   const int64_t most = upsample ? kUpsampleBlockChannels : kBlockChannels;
   const int64_t quarter = ceil_div(ceil_div(plan.out_channels, 4), table.panel_width);
-  const int64_t channels =
-      std::max(table.panel_width, std::min(most, quarter * table.panel_width));
+  const int64_t channels = std::max(table.panel_width, std::min(most, quarter * table.panel_width));
   int64_t size = 0;
   for (int64_t channel = 0; channel < plan.out_channels; channel += channels) {
     WinogradBlock block;
@@ -105,8 +104,7 @@ int64_t cut_blocks(WinogradPlan& plan) {
         }
         for (int64_t column = 0; column < block.phase_width; column += table.panel_width) {
           const int64_t width = std::min(table.panel_width, block.phase_width - column);
-          block.products.push_back(
-              {frequency, phase * block.phase_width + column, width, size});
+          block.products.push_back({frequency, phase * block.phase_width + column, width, size});
           size += plan.depth * width;
         }
       }
@@ -196,9 +194,7 @@ WinogradPlan::Range valid_range(int64_t index, int64_t tile, int64_t size, int64
 
 }  // namespace
 
-int64_t WinogradPlan::product_size() const {
-  return frequencies * product_stride(blocks.front());
-}
+int64_t WinogradPlan::product_size() const { return frequencies * product_stride(blocks.front()); }
 
 WinogradPlan::Range WinogradPlan::output_rows(int64_t tile_row) const {
   const bool upsample = kind == WinogradKind::kUpsample;

@@ -22,7 +22,8 @@ namespace cae {
 
 enum class WinogradKind { kConv3x3, kStride2, kUpsample };
 
-/// Consecutive tiles (row by row) that a task works on, and whose moments are taken together. Depends on the layer only, never on the number of threads or images.
+/// Consecutive tiles (row by row) that a task works on, and whose moments are taken together.
+/// Depends on the layer only, never on the number of threads or images.
 struct WinogradChunk {
   int64_t tile = 0;
   int64_t tiles = 0;

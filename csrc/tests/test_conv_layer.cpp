@@ -183,8 +183,8 @@ void check_moments(const ConvLayer& layer, const Output& output) {
 /// Direct sums stay near float32's rounding; Winograd's transforms double that, see the plans.
 void test_layer(const Case& c) {
   const auto fan_in = static_cast<float>(c.channels * c.kernel * c.kernel);
-  const std::vector<float> weight = random_values(
-      c.out_channels * c.channels * c.kernel * c.kernel, std::sqrt(2.0F / fan_in));
+  const std::vector<float> weight =
+      random_values(c.out_channels * c.channels * c.kernel * c.kernel, std::sqrt(2.0F / fan_in));
   for (const Arithmetic arithmetic : {Arithmetic::kFast, Arithmetic::kExact}) {
     const ConvLayer layer = plan(c, weight, arithmetic);
     CAE_TEST_CHECK(arithmetic == Arithmetic::kFast || !layer.winograd);
@@ -248,8 +248,7 @@ void test_output_conv(int64_t channels, int64_t out_channels, int64_t height, in
 void test_output_range() {
   const std::vector<float> weight(49, 0.0F);
   for (const float value : {0.0F, -0.0F, 1e-30F, -3.0F, 7.9F, -50.0F, 1e38F}) {
-    const cae::OutputConv conv =
-        cae::plan_output_conv({weight.data(), {1, 1, 7, 7}}, &value, 4, 4);
+    const cae::OutputConv conv = cae::plan_output_conv({weight.data(), {1, 1, 7, 7}}, &value, 4, 4);
     const std::vector<float> zero(16, 0.0F);
     std::vector<float> out(16);
     cae::Scratch scratch;
@@ -298,9 +297,8 @@ void test_errors() {
   CAE_TEST_CHECK(refused({1, 1, 3, 3}, 1, 1, 1));
   CAE_TEST_CHECK(refused({1, 1, 3, 3}, 8, 0, 1));
   CAE_TEST_CHECK(refused({1, 1, 7, 7}, 3, 1, 3));
-  CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>([&] {
-    cae::plan_output_conv({weight.data(), {5, 1, 7, 7}}, weight.data(), 8, 8);
-  }));
+  CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(
+      [&] { cae::plan_output_conv({weight.data(), {5, 1, 7, 7}}, weight.data(), 8, 8); }));
 }
 
 }  // namespace
@@ -312,13 +310,20 @@ int main() {
     return 77;  // skipped: this machine lacks it
   }
   for (const Case& c : {
-           Case{3, 1, 1, false, 16, 16, 64, 64}, Case{3, 1, 1, false, 13, 10, 20, 37},
-           Case{3, 1, 1, false, 2, 2, 1, 1}, Case{3, 1, 1, false, 3, 5, 7, 3},
-           Case{3, 1, 1, false, 33, 31, 9, 130}, Case{4, 2, 1, false, 16, 16, 16, 32},
-           Case{4, 2, 1, false, 18, 14, 3, 50}, Case{4, 2, 1, false, 2, 2, 5, 4},
-           Case{4, 2, 1, false, 7, 9, 12, 17}, Case{5, 1, 2, true, 8, 8, 32, 16},
-           Case{5, 1, 2, true, 2, 2, 3, 2}, Case{5, 1, 2, true, 7, 9, 18, 35},
-           Case{5, 1, 2, true, 5, 3, 4, 70}, Case{7, 1, 3, false, 12, 9, 3, 33},
+           Case{3, 1, 1, false, 16, 16, 64, 64},
+           Case{3, 1, 1, false, 13, 10, 20, 37},
+           Case{3, 1, 1, false, 2, 2, 1, 1},
+           Case{3, 1, 1, false, 3, 5, 7, 3},
+           Case{3, 1, 1, false, 33, 31, 9, 130},
+           Case{4, 2, 1, false, 16, 16, 16, 32},
+           Case{4, 2, 1, false, 18, 14, 3, 50},
+           Case{4, 2, 1, false, 2, 2, 5, 4},
+           Case{4, 2, 1, false, 7, 9, 12, 17},
+           Case{5, 1, 2, true, 8, 8, 32, 16},
+           Case{5, 1, 2, true, 2, 2, 3, 2},
+           Case{5, 1, 2, true, 7, 9, 18, 35},
+           Case{5, 1, 2, true, 5, 3, 4, 70},
+           Case{7, 1, 3, false, 12, 9, 3, 33},
        }) {
     test_layer(c);
   }
