@@ -73,6 +73,7 @@ struct WinogradInputArgs {
   float* stream;          // where the tile's own pixels are kept, [pixels, channels], or null
   int64_t stream_rows;    // of the tile's own 4 x 4 pixels, how many rows and columns exist
   int64_t stream_columns;
+  bool past_caches;  // for the stream, as in WinogradOutputArgs
   bool relu;
   int64_t channels;
   const int64_t* rows;

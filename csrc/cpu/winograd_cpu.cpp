@@ -23,8 +23,13 @@ int64_t split_depth(int64_t depth) {
   return split >= 16 ? split : depth;
 }
 
-/// Floats of an output that would only push the weights and what is at work out of the caches.
-constexpr int64_t kLargeOutput = 1 << 20;
+/// Whether to store an image past the caches: a large one would only push the weights and what is
+/// at work out of them. Needs pixels of whole cache lines.
+bool goes_past_caches(int64_t size, int64_t channels) {
+  constexpr int64_t kLarge = 1 << 20;
+  constexpr int64_t kLine = AlignedBuffer::kAlignment / static_cast<int64_t>(sizeof(float));
+  return size >= kLarge && channels % kLine == 0;
+}
 
 class WinogradJob {
  public:
@@ -37,8 +42,8 @@ class WinogradJob {
         table_(kernels()),
         chunks_(static_cast<int64_t>(layer.tiles.chunks.size())),
         blocks_(static_cast<int64_t>(layer.tiles.blocks.size())),
-        past_caches_(layer.out_size() >= kLargeOutput &&
-                     layer.out_channels % (AlignedBuffer::kAlignment / sizeof(float)) == 0),
+        past_caches_(goes_past_caches(layer.out_size(), layer.out_channels)),
+        past_stream_(goes_past_caches(layer.in_size(), layer.channels)),
         edge_panels_(
             layer.edge.sides.empty()
                 ? 0
@@ -124,6 +129,7 @@ class WinogradJob {
     args.stream = keep ? image.stream : nullptr;
     args.stream_rows = plan_.height - row;
     args.stream_columns = plan_.width - column;
+    args.past_caches = past_stream_;
     args.relu = image.source.relu;
     args.channels = plan_.channels;
     args.rows = rows;
@@ -282,6 +288,7 @@ class WinogradJob {
   int64_t shares_ = 1;  // tasks of a chunk
   int64_t chunk_tasks_ = 0;
   bool past_caches_;
+  bool past_stream_;
   int64_t edge_panels_;
 };
 

@@ -112,7 +112,8 @@ void input_channels(const WinogradInputArgs& args, const int64_t* rows, const in
         if constexpr (kStream) {
           if (i >= 1 && i <= 4 && j >= 1 && j <= 4 && i <= args.stream_rows &&
               j <= args.stream_columns) {
-            Isa::store(args.stream + pixel * args.channels + c, d[i]);
+            float* to = args.stream + pixel * args.channels + c;
+            args.past_caches ? Isa::store_past(to, d[i]) : Isa::store(to, d[i]);
           }
         }
       }
