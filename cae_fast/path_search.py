@@ -130,11 +130,13 @@ def search_flips(
         target_class: [n]; -1 is any other class.
         rules: Grid, predicate, number of classes, method.
         max_batch: Points decoded and classified at a time.
-        coarse_batch: Points of each coarse scan per round, None for all; see
+        coarse_batch: Points of each coarse scan per round, None for what fits `max_batch`; see
             :class:`cae_fast.backends.Backend`.
         clock: Gets the stages "decode" and "classify".
     """
     count = len(images)
+    if coarse_batch is None:  # as much of the scan as may be in flight, not all that was asked for
+        coarse_batch = max(1, max_batch // max(1, count))
     search = _backend.FlipSearch(
         source_class.astype(np.int32),
         target_class.astype(np.int32),

@@ -38,8 +38,9 @@ def cached_model(items: tuple[tuple[str, int], ...]) -> CAE:
     return toy_model(seed=1, **dict(items))
 
 
-def make_engine(model: CAE, max_batch: int = 16) -> _backend.Engine:
-    return _backend.Engine(model.config.to_dict(), dict(model.weights), max_batch=max_batch)
+def make_engine(model: CAE, max_batch: int = 16, exact: bool = False) -> _backend.Engine:
+    config, weights = model.config.to_dict(), dict(model.weights)
+    return _backend.Engine(config, weights, max_batch=max_batch, exact=exact)
 
 
 def make_codes(config: CAEConfig, count: int, seed: int = 0) -> FloatArray:
@@ -47,12 +48,12 @@ def make_codes(config: CAEConfig, count: int, seed: int = 0) -> FloatArray:
     return generator.standard_normal((count, config.code_dim)).astype(np.float32)
 
 
-def check_against_float64(model: CAE) -> None:
+def check_against_float64(model: CAE, exact: bool = False) -> None:
     """Every output against the specification; differences too, as a saliency map is one."""
     import torch
 
     network = model.module().double().eval()
-    engine = make_engine(model)
+    engine = make_engine(model, exact=exact)
     images = random_images(model.config, 2)
     codes = make_codes(model.config, 3)
     index = np.array([1, 0, 1], np.int32)
@@ -71,10 +72,35 @@ def check_against_float64(model: CAE) -> None:
     assert error / np.linalg.norm(expected_images[0]) < TOLERANCE["cpu"]
 
 
+@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("fields", AWKWARD, ids=name)
-def test_agrees_with_float64(fields: dict[str, int]) -> None:
+def test_agrees_with_float64(fields: dict[str, int], exact: bool) -> None:
     pytest.importorskip("torch")
-    check_against_float64(cached_model(tuple(fields.items())))
+    check_against_float64(cached_model(tuple(fields.items())), exact)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_outputs_larger_than_caches(exact: bool) -> None:
+    """Stored past the caches where the instruction set can; the same for 1 thread and for 3."""
+    model = toy_model(image_size=256, in_channels=3, channels=16, num_blocks=1)
+    engine = make_engine(model, exact=exact)
+    images, codes = random_images(model.config, 1), make_codes(model.config, 1)
+    index = np.zeros(1, np.int32)
+    threads = _backend.get_num_threads()
+    results = []
+    try:
+        for count in (1, 3):
+            _backend.set_num_threads(count)
+            individual, class_code = engine.encode(images)
+            results.append((individual, class_code, engine.decode(individual, codes, index)))
+    finally:
+        _backend.set_num_threads(threads)
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+    if not exact:
+        direct = make_engine(model, exact=True)
+        expected = direct.decode(results[0][0], codes, index)
+        assert 0 < relative_error(results[0][2], expected) < TOLERANCE["cpu"]
 
 
 @pytest.mark.parametrize("isa", _backend.cpu_isas()[:-1])
@@ -84,7 +110,7 @@ def test_slower_instruction_sets_agree_with_float64(isa: str) -> None:
     script = (
         "import test_engine as t\n"
         f"assert t._backend.cpu_isa() == {isa!r}\n"
-        "for i in (0, 2, 3):\n"
+        "for i in (0, 2, 3, 4):\n"
         "    t.check_against_float64(t.cached_model(tuple(t.AWKWARD[i].items())))\n"
     )
     result = run_child(script, CAE_CPU_ISA=isa)

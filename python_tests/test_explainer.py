@@ -139,6 +139,7 @@ def test_meta(world: World, flipped: cf.Explanation) -> None:
     assert meta["model_sha256"] == world.model.sha256
     assert meta["bank_sha256"] is None
     assert (meta["backend"], meta["device"], meta["dtype"]) == ("cpu", "cpu", "float32")
+    assert meta["precision"] == "fp32"
     assert meta["parameters"]["grid"] == 256
     assert meta["rejected"] == {}
     assert {"encode", "decode", "classify", "saliency", "total"} <= set(meta["seconds"])

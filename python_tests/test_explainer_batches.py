@@ -71,7 +71,9 @@ def test_backends_agree(world: World, flipped: cf.Explanation) -> None:
     exact = world.explainer(backend="torch", precision="fp64")
     expected = exact.explain(world.images, TARGET, world.ends)
     torch32 = world.explainer(backend="torch").explain(world.images, TARGET, world.ends)
-    for backend, found in (("cpu", flipped), ("torch", torch32)):
+    direct = world.explainer(precision="exact").explain(world.images, TARGET, world.ends)
+    assert direct.meta["precision"] == "exact"
+    for backend, found in (("cpu", flipped), ("cpu", direct), ("torch", torch32)):
         assert relative_error(found.reconstruction, expected.reconstruction) < TOLERANCE[backend]
         assert (found.status == expected.status).all()
         assert np.abs(found.t_flip - expected.t_flip).max() <= 1 / 256

@@ -30,16 +30,18 @@ class Backend(Protocol):
         name: "cpu", "torch", ...
         device: Where it runs, "cpu" or "cuda:0".
         dtype: Arithmetic, "float32" or "float64".
+        precision: "fp32", "exact" (fp32 by direct sums where it could be otherwise) or "fp64".
         max_batch: The most images or path points in flight.
         coarse_batch: Points of an image's coarse scan that are decoded per round of the search, at
-            least 1; None is all of them. 1 where a decode costs its share of a batch: nothing is
-            decoded behind the first flip. None where a batch costs little more than one decode and
-            a round costs time of its own. What is found does not depend on it.
+            least 1; None is as many as `max_batch` allows. 1 where a decode costs its share of a
+            batch: nothing is decoded behind the first flip. None where a batch costs little more
+            than one decode and a round costs time of its own. What is found does not depend on it.
     """
 
     name: str
     device: str
     dtype: str
+    precision: str
     max_batch: int
     coarse_batch: int | None
 

@@ -32,6 +32,7 @@ class NativeBackend:
         Raises:
             OutOfMemory: The weights and buffers for one image do not fit.
         """
+        self.precision = "exact" if exact else "fp32"
         config, weights = model.config.to_dict(), dict(model.weights)
 
         def make(limit: int) -> tuple[int, _backend.Engine]:

@@ -51,6 +51,7 @@ class TorchBackend:
         self._module.requires_grad_(False)
         self.device = str(self._device)
         self.dtype = dtype
+        self.precision = "fp64" if dtype == "float64" else "fp32"
         self.max_batch = max_batch
         self.coarse_batch: int | None = 1 if self._device.type == "cpu" else None
 

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bindings of the engine and its sessions.
-#include <cstring>
-#include <limits>
 #include <map>
 #include <memory>
 #include <string>

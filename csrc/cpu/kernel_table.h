@@ -42,8 +42,8 @@ struct MomentsArgs {
   float* m2;    // [channels]
 };
 
-/// out = [residual +] [relu](scale[c] * in + shift[c]) over pixels x channels; `out` may be
-/// `residual`.
+/// out = relu(affine), residual + affine or affine, where affine = scale[c] * in + shift[c], over
+/// pixels x channels.
 struct AffineArgs {
   const float* in;
   const float* scale;
@@ -64,7 +64,8 @@ struct TanhArgs {
 
 /// Input transform of one Winograd tile, all channels. Pixel (i, j) of its patch, 6 x 6 for 3x3
 /// filters and 10 x 10 for 4x4 filters of stride 2, is number rows[i] + columns[j] of the image.
-/// Its value is [residual +] [relu](scale[c] * in + shift[c]).
+/// Its value is relu(affine), residual + affine or affine, where affine = scale[c] * in + shift[c];
+/// the 10 x 10 patch has neither residual nor stream.
 struct WinogradInputArgs {
   const float* in;        // [pixels, channels]
   const float* scale;     // [channels]

@@ -25,6 +25,15 @@
 namespace cae::cpu {
 namespace {
 
+/// Tells the processor that this thread spins.
+void pause_core() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield" ::: "memory");
+#endif
+}
+
 struct Job {
   const TaskFunction* body = nullptr;
   int64_t tasks = 0;
@@ -262,7 +271,10 @@ void set_num_threads(int threads) {
   thread_count() = threads;
 }
 
-PoolTurn::PoolTurn() {
+PoolTurn::PoolTurn() : held_(!inside_task) {
+  if (!held_) {
+    return;
+  }
   if (turn_depth == 0) {
     pool().take_turn();
     turn_threads = get_num_threads();
@@ -273,7 +285,7 @@ PoolTurn::PoolTurn() {
 // The pool exists while a turn is held, and locking its mutex cannot fail.
 // NOLINTNEXTLINE(bugprone-exception-escape)
 PoolTurn::~PoolTurn() {
-  if (turn_depth == 0) {  // in a child forked during the turn
+  if (!held_ || turn_depth == 0) {  // the latter in a child forked during the turn
     return;
   }
   --turn_depth;
@@ -282,7 +294,7 @@ PoolTurn::~PoolTurn() {
   }
 }
 
-int PoolTurn::threads() const { return inside_task ? current_worker + 1 : turn_threads; }
+int PoolTurn::threads() const { return turn_threads; }
 
 void run_parallel(int64_t tasks, const TaskFunction& body) {
   if (tasks <= 0) {

@@ -21,19 +21,11 @@ int get_num_threads();
 /// Throws std::invalid_argument outside 1..kMaxThreads. Takes effect once running work has ended.
 void set_num_threads(int threads);
 
-/// Tells the processor that this thread spins.
-inline void pause_core() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield" ::: "memory");
-#endif
-}
-
 /// Turn at the pool. Turns are given in the order in which they were asked for, so that callers in
 /// several threads share the pool fairly; between taking and leaving it a caller may use buffers
-/// that all callers share. Nests within a thread. A child made by fork() starts with a free pool
-/// and new worker threads.
+/// that all callers share. Nests within a thread; within
+/// a task it takes nothing, for its caller has the turn. A child made by fork() starts with a free
+/// pool and new worker threads.
 class PoolTurn {
  public:
   PoolTurn();
@@ -43,6 +35,9 @@ class PoolTurn {
 
   /// Threads that work during this turn: get_num_threads() when the outermost one began.
   int threads() const;
+
+ private:
+  bool held_;
 };
 
 /// parallel_for's body: task and worker, in [0, threads of the turn); no two threads have the same.

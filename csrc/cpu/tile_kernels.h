@@ -10,7 +10,7 @@
 #include "cpu/kernel_table.h"
 #include "cpu/winograd_kernels.h"
 
-// Before a loop whose iterations touch separate elements, which `out` being `residual` hides.
+// Before a loop whose iterations touch separate elements.
 #if defined(__clang__)
 #define CAE_INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -221,10 +221,12 @@ void affine_pixels(const AffineArgs& args) {
 }
 
 inline void affine(const AffineArgs& args) {
-  if (args.relu) {
-    args.residual != nullptr ? affine_pixels<true, true>(args) : affine_pixels<true, false>(args);
+  if (args.residual != nullptr) {
+    affine_pixels<false, true>(args);
+  } else if (args.relu) {
+    affine_pixels<true, false>(args);
   } else {
-    args.residual != nullptr ? affine_pixels<false, true>(args) : affine_pixels<false, false>(args);
+    affine_pixels<false, false>(args);
   }
 }
 

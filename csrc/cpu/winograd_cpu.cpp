@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A task transforms a chunk of tiles, multiplies it with the weights and transforms the products
-// back, a block of output channels at a time. What it works in stays in the second-level cache of
-// its core; the weights stream past. Where there are more threads than chunks, several tasks share
-// a chunk's blocks, and each transforms the chunk for itself.
+// back, a block of output channels at a time. A block's products stay in the second-level cache of
+// its core, the chunk not far from it; the weights stream past. Where there are more threads than
+// chunks, several tasks share a chunk's blocks, and each transforms the chunk for itself.
 #include <algorithm>
 
 #include "cpu/border.h"
@@ -25,10 +25,11 @@ int64_t split_depth(int64_t depth) {
 
 /// Whether to store an image past the caches: a large one would only push the weights and what is
 /// at work out of them. Needs pixels of whole cache lines.
-bool goes_past_caches(int64_t size, int64_t channels) {
+bool goes_past_caches(const float* image, int64_t size, int64_t channels) {
   constexpr int64_t kLarge = 1 << 20;
   constexpr int64_t kLine = AlignedBuffer::kAlignment / static_cast<int64_t>(sizeof(float));
-  return size >= kLarge && channels % kLine == 0;
+  return size >= kLarge && channels % kLine == 0 &&
+         reinterpret_cast<uintptr_t>(image) % AlignedBuffer::kAlignment == 0;
 }
 
 class WinogradJob {
@@ -42,8 +43,6 @@ class WinogradJob {
         table_(kernels()),
         chunks_(static_cast<int64_t>(layer.tiles.chunks.size())),
         blocks_(static_cast<int64_t>(layer.tiles.blocks.size())),
-        past_caches_(goes_past_caches(layer.out_size(), layer.out_channels)),
-        past_stream_(goes_past_caches(layer.in_size(), layer.channels)),
         edge_panels_(
             layer.edge.sides.empty()
                 ? 0
@@ -129,7 +128,7 @@ class WinogradJob {
     args.stream = keep ? image.stream : nullptr;
     args.stream_rows = plan_.height - row;
     args.stream_columns = plan_.width - column;
-    args.past_caches = past_stream_;
+    args.past_caches = goes_past_caches(image.stream, layer_.in_size(), plan_.channels);
     args.relu = image.source.relu;
     args.channels = plan_.channels;
     args.rows = rows;
@@ -180,7 +179,7 @@ class WinogradJob {
     args.frequency_stride = plan_.product_stride(block);
     args.phase_stride = block.phase_width;
     args.channels = block.channels;
-    args.past_caches = past_caches_;
+    args.past_caches = goes_past_caches(image.out, layer_.out_size(), plan_.out_channels);
     args.out_pixel_stride = plan_.out_channels;
     args.out_row_stride = plan_.out_width * plan_.out_channels;
     args.mean = partials;
@@ -196,9 +195,6 @@ class WinogradJob {
       const WinogradPlan::Range rows = plan_.output_rows(tile_row);
       const WinogradPlan::Range columns = plan_.output_columns(tile_column);
       const int64_t pixels = (rows.end - rows.begin) * (columns.end - columns.begin);
-      if (pixels == 0) {
-        continue;
-      }
       args.products = products + t * block.columns;
       args.out = image.out + block.channel +
                  (tile_row * plan_.out_width + tile_column) * tile_size * plan_.out_channels;
@@ -287,8 +283,6 @@ class WinogradJob {
   int64_t blocks_;
   int64_t shares_ = 1;  // tasks of a chunk
   int64_t chunk_tasks_ = 0;
-  bool past_caches_;
-  bool past_stream_;
   int64_t edge_panels_;
 };
 

@@ -93,7 +93,8 @@ inline typename Isa::Vec input_value(const WinogradInputArgs& args, int64_t pixe
   return value;
 }
 
-/// Channels [begin, end) of a patch of one input phase: rows[i * step], columns[j * step].
+/// Channels [begin, end) of a patch of one input phase: rows[i * step], columns[j * step]. What is
+/// computed must not depend on kStream: of tasks that share a chunk only one keeps the stream.
 template <class Isa, int kPoints, bool kRelu, bool kResidual, bool kStream>
 void input_channels(const WinogradInputArgs& args, const int64_t* rows, const int64_t* columns,
                     int64_t step, float* products, int64_t begin, int64_t end) {
@@ -159,7 +160,8 @@ void winograd_input3(const WinogradInputArgs& args) {
     stream ? patch(&input_patch<Isa, 6, true, false, true>)
            : patch(&input_patch<Isa, 6, true, false, false>);
   } else {
-    patch(&input_patch<Isa, 6, false, false, false>);
+    stream ? patch(&input_patch<Isa, 6, false, false, true>)
+           : patch(&input_patch<Isa, 6, false, false, false>);
   }
 }
 

@@ -84,7 +84,7 @@ void Engine::decode_wave(const SharedImage* const* points, int64_t count, const 
   std::vector<ConvSource> sources;
   for (size_t conv = 0; conv < blocks.size(); ++conv) {
     if (conv > 0) {
-      chain.run(blocks[conv], sources, true, conv % 2 == 0 && conv > 0);
+      chain.run(blocks[conv], sources, true, conv % 2 == 0);
     }
     for (int64_t i = 0; i < count; ++i) {
       WorkspaceSlot& slot = chain.slot(i);

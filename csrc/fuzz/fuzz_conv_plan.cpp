@@ -126,7 +126,7 @@ std::vector<float> run_layer(const ConvLayer& layer, const std::vector<float>& i
   const std::vector<float> ones(static_cast<size_t>(layer.channels), 1.0F);
   const std::vector<float> zeros(static_cast<size_t>(layer.channels), 0.0F);
   std::vector<float> padded(static_cast<size_t>(layer.padded_size()));
-  std::vector<float> stream(in.size());
+  std::vector<float> stream(in.size());  // of any alignment
   std::vector<float> partials(static_cast<size_t>(layer.partials_size()));
   cae::AlignedBuffer out(layer.out_size());
   std::fill_n(out.data(), layer.out_size(), kBorder);

@@ -143,8 +143,10 @@ ConvPlan plan_upsample_conv(const TensorView<const float>& weight, int64_t heigh
   plan.out_height = 2 * height;
   plan.out_width = 2 * width;
   plan.out_channels = weight.dim(0);
-  for (const AxisOutput row : {kFirst, kEven, kOdd, kLast}) {
-    for (const AxisOutput column : {kFirst, kEven, kOdd, kLast}) {
+  for (const AxisOutput row :
+       {AxisOutput::kFirst, AxisOutput::kEven, AxisOutput::kOdd, AxisOutput::kLast}) {
+    for (const AxisOutput column :
+         {AxisOutput::kFirst, AxisOutput::kEven, AxisOutput::kOdd, AxisOutput::kLast}) {
       const AxisTaps vertical = axis_taps(row, height);
       const AxisTaps horizontal = axis_taps(column, width);
       ConvPhase phase = upsample_phase(plan, vertical, horizontal);

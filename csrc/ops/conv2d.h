@@ -31,7 +31,7 @@ struct PaddedShape {
   int64_t interior() const { return pad * row_stride() + pad * channels; }
 };
 
-/// Sixteen or thirty-two output channels whose weights lie together (widths of the machine).
+/// Eight, sixteen or thirty-two output channels whose weights lie together (widths of the machine).
 struct ConvPanel {
   int64_t channel = 0;   // first output channel
   int64_t channels = 0;  // valid ones

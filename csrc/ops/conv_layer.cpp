@@ -8,9 +8,6 @@
 namespace cae {
 namespace {
 
-constexpr int64_t kFewTiles = 32;  // below, reading the larger weights costs what the sums save
-constexpr int64_t kLargeWeights = 1 << 22;  // transformed weights that no cache holds: 16 MiB
-
 void finish_direct(ConvLayer& layer) {
   for (const ConvChunk& chunk : layer.direct.chunks) {
     layer.chunks.push_back(chunk.pixels);
@@ -26,16 +23,19 @@ void finish_winograd(ConvLayer& layer) {
   }
 }
 
-/// Whether Winograd's filtering is worth its larger weights.
-bool is_worthwhile(int64_t kernel, int64_t stride, int64_t pad, int64_t height, int64_t width,
-                   int64_t weights) {
-  if (pad != 1 || height < 2 || width < 2 ||
-      !((kernel == 3 && stride == 1) || (kernel == 4 && stride == 2))) {
+/// Whether Winograd's filtering pays. Its weights are 4 (3x3) or 6.25 (4x4) times as large: where
+/// no cache holds them, reading them takes as long as the products saved for a few tiles.
+bool is_worthwhile(const TensorView<const float>& weight, int64_t height, int64_t width,
+                   int64_t stride, int64_t pad) {
+  constexpr int64_t kCached = 1 << 18;  // floats: 1 MiB
+  const int64_t kernel = weight.dim(2);
+  const bool known = (kernel == 3 && stride == 1) || (kernel == 4 && stride == 2);
+  if (!known || pad != 1 || height < 2 || width < 2) {
     return false;
   }
   const int64_t tiles = (height / stride + 3) / 4 * ((width / stride + 3) / 4);
-  const int64_t transformed = weights * (kernel == 3 ? 4 : 25) / (kernel == 3 ? 1 : 4);
-  return transformed < kLargeWeights || tiles >= kFewTiles;
+  const int64_t transformed = weight.numel() * (kernel == 3 ? 36 : 100) / (kernel * kernel);
+  return transformed <= kCached || tiles >= (kernel == 3 ? 5 : 11);
 }
 
 }  // namespace
@@ -54,8 +54,7 @@ ConvLayer plan_layer(const TensorView<const float>& weight, int64_t height, int6
   layer.channels = weight.dim(1);
   layer.out_channels = weight.dim(0);
   layer.winograd =
-      arithmetic == Arithmetic::kFast &&
-      is_worthwhile(weight.dim(2), stride, pad, height, width, layer.channels * layer.out_channels);
+      arithmetic == Arithmetic::kFast && is_worthwhile(weight, height, width, stride, pad);
   if (layer.winograd) {
     layer.tiles = plan_winograd(weight, height, width);
     layer.out_height = layer.tiles.out_height;
@@ -93,6 +92,13 @@ ConvLayer plan_upsample_layer(const TensorView<const float>& weight, int64_t hei
 }
 
 void run_layer(const ConvLayer& layer, const std::vector<LayerImage>& images, Scratch& scratch) {
+  for (const LayerImage& image : images) {
+    CAE_CHECK(!(image.source.relu && image.source.residual != nullptr),
+              "a layer reads a ReLU or a residual, not both");
+    CAE_CHECK((image.stream == nullptr && image.source.residual == nullptr) ||
+                  layer.out_height >= layer.height,
+              "a layer that halves the image has no stream");
+  }
   if (layer.winograd) {
     cpu::winograd(layer, images, scratch);
     return;

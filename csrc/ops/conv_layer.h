@@ -46,7 +46,7 @@ struct ConvLayer {
 /// What a layer reads and writes for one image; all memory is distinct.
 struct LayerImage {
   ConvSource source;          // source.in null (direct layers): `padded` holds the padded input
-  float* stream = nullptr;    // where the source's values are kept, [H, W, C], or null
+  float* stream = nullptr;    // where the source's values are kept, [H, W, C], or null; stride 1
   float* padded = nullptr;    // padded_size() floats of scratch
   float* out = nullptr;       // [out_height, out_width, out_channels]
   float* partials = nullptr;  // partials_size() floats, or null if no moments are wanted
@@ -61,7 +61,8 @@ ConvLayer plan_layer(const TensorView<const float>& weight, int64_t height, int6
 ConvLayer plan_upsample_layer(const TensorView<const float>& weight, int64_t height, int64_t width,
                               Arithmetic arithmetic);
 
-/// Runs a layer on each image.
+/// Runs a layer on each image. The caller holds a PoolTurn where others use the scratch; not from
+/// within a task. Throws std::invalid_argument if a source has both a ReLU and a residual.
 void run_layer(const ConvLayer& layer, const std::vector<LayerImage>& images, Scratch& scratch);
 
 namespace cpu {

@@ -4,7 +4,8 @@
 
 namespace cae {
 
-/// Pixel p, channel c is [residual +] [relu](scale[c] * in[p, c] + shift[c]), channels-last.
+/// Pixel p, channel c is relu(affine), residual + affine or affine, channels-last, where
+/// affine = scale[c] * in[p, c] + shift[c].
 struct ConvSource {
   const float* in = nullptr;        // [H, W, C]
   const float* scale = nullptr;     // [C]

@@ -55,20 +55,21 @@ std::vector<int64_t> UpsampleEdge::chunk_pixels() const {
 UpsampleEdge plan_upsample_edge(const TensorView<const float>& weight, int64_t height,
                                 int64_t width) {
   check_shape(weight.shape, "weight", {"O", "C", 5, 5});
-  UpsampleEdge edge{height, width, weight.dim(1), weight.dim(0), {}};
-  for (const AxisOutput end : {kFirst, kLast}) {
-    const int64_t row = end == kFirst ? 0 : height - 2;
+  UpsampleEdge edge{weight.dim(1), {}};
+  for (const AxisOutput end : {AxisOutput::kFirst, AxisOutput::kLast}) {
+    const int64_t row = end == AxisOutput::kFirst ? 0 : height - 2;
     EdgeSide side{row, 2, -1, width + 2, {}};
-    for (const AxisOutput along : {kFirst, kEven, kOdd, kLast}) {
+    for (const AxisOutput along :
+         {AxisOutput::kFirst, AxisOutput::kEven, AxisOutput::kOdd, AxisOutput::kLast}) {
       side.phases.push_back(
           edge_phase(weight, side, axis_taps(end, height), axis_taps(along, width), 2 * width));
     }
     edge.sides.push_back(std::move(side));
   }
-  for (const AxisOutput end : {kFirst, kLast}) {
-    const int64_t column = end == kFirst ? 0 : width - 2;
+  for (const AxisOutput end : {AxisOutput::kFirst, AxisOutput::kLast}) {
+    const int64_t column = end == AxisOutput::kFirst ? 0 : width - 2;
     EdgeSide side{-1, height + 2, column, 2, {}};
-    for (const AxisOutput along : {kEven, kOdd}) {
+    for (const AxisOutput along : {AxisOutput::kEven, AxisOutput::kOdd}) {
       side.phases.push_back(
           edge_phase(weight, side, axis_taps(along, height), axis_taps(end, width), 2 * width));
     }

@@ -21,10 +21,7 @@ struct EdgeSide {
 };
 
 struct UpsampleEdge {
-  int64_t height = 0;  // of the image
-  int64_t width = 0;
-  int64_t channels = 0;
-  int64_t out_channels = 0;
+  int64_t channels = 0;  // of the image
   std::vector<EdgeSide> sides;
 
   int64_t strip_size() const;

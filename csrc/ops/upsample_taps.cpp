@@ -7,21 +7,21 @@ namespace cae {
 
 AxisTaps axis_taps(AxisOutput output, int64_t size) {
   switch (output) {
-    case kFirst:
+    case AxisOutput::kFirst:
       return {0, 1, 0, 1, 2, {{0, 0, 0, 0, 0}, {0, 1, 1, 1, 0}, {1, 0, 0, 0, 1}}};
-    case kEven:
+    case AxisOutput::kEven:
       return {1, size - 1, 0, 0, 3, {{1, 1, 0, 0, 0}, {0, 0, 1, 1, 0}, {0, 0, 0, 0, 1}}};
-    case kOdd:
+    case AxisOutput::kOdd:
       return {0, size - 1, 1, 0, 3, {{1, 0, 0, 0, 0}, {0, 1, 1, 0, 0}, {0, 0, 0, 1, 1}}};
-    case kLast:
+    case AxisOutput::kLast:
       break;
   }
   return {size - 1, 1, 1, 0, 2, {{1, 0, 0, 0, 1}, {0, 1, 1, 1, 0}, {0, 0, 0, 0, 0}}};
 }
 
 AxisTaps axis_difference(int64_t size) {
-  AxisTaps difference = axis_taps(kEven, size);
-  const AxisTaps odd = axis_taps(kOdd, size);
+  AxisTaps difference = axis_taps(AxisOutput::kEven, size);
+  const AxisTaps odd = axis_taps(AxisOutput::kOdd, size);
   for (int64_t a = 0; a < 3; ++a) {
     std::transform(difference.sum[a], difference.sum[a] + 5, odd.sum[a], difference.sum[a],
                    [](double even_tap, double odd_tap) { return even_tap - odd_tap; });

@@ -24,7 +24,7 @@ struct AxisTaps {
 /// indices. Reflecting the upsampled image equals replicating the small one but for the first and
 /// the last output, where two indices remain:
 ///   first: x[0] * (w1 + w2 + w3) + x[1] * (w0 + w4); the last one mirrored.
-enum AxisOutput { kFirst, kEven, kOdd, kLast };
+enum class AxisOutput { kFirst, kEven, kOdd, kLast };
 AxisTaps axis_taps(AxisOutput output, int64_t size);
 
 /// Difference even - odd: w1 * (x[i-1] - x[i]) + w3 * (x[i] - x[i+1]).

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
+#include <vector>
 
 #include "cpu/isa_cpu.h"
 #include "cpu/parallel_cpu.h"
@@ -228,6 +230,7 @@ WinogradPlan plan_winograd(const TensorView<const float>& weight, int64_t height
   std::vector<PhaseFilters> filters;
   for (int64_t phase = 0; phase < step * step; ++phase) {
     PhaseFilters part{{}, phase * channels, 0};
+    part.rows.reserve(static_cast<size_t>(out_channels * r * r * channels));
     for (int64_t o = 0; o < out_channels; ++o) {
       for (int64_t a = 0; a < r; ++a) {
         for (int64_t b = 0; b < r; ++b) {
@@ -259,8 +262,8 @@ WinogradPlan plan_winograd_upsample(const TensorView<const float>& weight, int64
   plan.out_channels = weight.dim(0);
   plan.depth = plan.channels;
   std::vector<PhaseFilters> filters;
-  const AxisTaps vertical[] = {axis_taps(kEven, height), axis_difference(height)};
-  const AxisTaps horizontal[] = {axis_taps(kEven, width), axis_difference(width)};
+  const AxisTaps vertical[] = {axis_taps(AxisOutput::kEven, height), axis_difference(height)};
+  const AxisTaps horizontal[] = {axis_taps(AxisOutput::kEven, width), axis_difference(width)};
   for (int64_t phase = 0; phase < 4; ++phase) {
     filters.push_back({sum_taps(weight, vertical[phase / 2], horizontal[phase % 2]), 0, phase});
   }

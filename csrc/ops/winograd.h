@@ -23,7 +23,7 @@ namespace cae {
 enum class WinogradKind { kConv3x3, kStride2, kUpsample };
 
 /// Consecutive tiles (row by row) that a task works on, and whose moments are taken together.
-/// Depends on the layer only, never on the number of threads or images.
+/// Depends on the layer and the instruction set, never on the number of threads or images.
 struct WinogradChunk {
   int64_t tile = 0;
   int64_t tiles = 0;
@@ -64,8 +64,8 @@ struct WinogradPlan {
   std::vector<WinogradBlock> blocks;
   AlignedBuffer weights;
 
-  /// Floats between frequencies of a chunk's transformed input, [frequency][tile][depth]; odd
-  /// multiples of a cache line, so that the frequencies of a tile fall into different cache sets.
+  /// Floats between frequencies of a chunk's transformed input, [frequency][tile][depth]; a cache
+  /// line more than they take, so that the frequencies of a tile fall into different cache sets.
   int64_t input_stride() const { return chunk_tiles * depth + 16; }
   int64_t input_size() const { return frequencies * input_stride(); }
   /// The same for a block's products, [frequency][tile][column].

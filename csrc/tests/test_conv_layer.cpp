@@ -142,21 +142,24 @@ std::vector<Output> run(const ConvLayer& layer, const std::vector<const Input*>&
   std::vector<Output> outputs(inputs.size());
   std::vector<std::vector<float>> padded(inputs.size());
   std::vector<cae::AlignedBuffer> outs;
+  std::vector<cae::AlignedBuffer> streams;
   std::vector<LayerImage> images;
   for (size_t i = 0; i < inputs.size(); ++i) {
     Output& output = outputs[i];
     outs.emplace_back(layer.out_size());
     std::fill_n(outs.back().data(), layer.out_size(), kNan);
-    output.stream.assign(keep ? static_cast<size_t>(layer.in_size()) : 0, kNan);
+    streams.emplace_back(keep ? layer.in_size() : 0);
+    std::fill_n(streams.back().data(), streams.back().size(), kNan);
     output.partials.assign(static_cast<size_t>(layer.partials_size()), kNan);
     padded[i].assign(static_cast<size_t>(layer.padded_size()), kNan);
-    images.push_back({inputs[i]->source(), keep ? output.stream.data() : nullptr, padded[i].data(),
+    images.push_back({inputs[i]->source(), keep ? streams[i].data() : nullptr, padded[i].data(),
                       outs[i].data(), output.partials.data()});
   }
   cae::Scratch scratch;
   cae::run_layer(layer, images, scratch);
   for (size_t i = 0; i < inputs.size(); ++i) {
     outputs[i].out.assign(outs[i].data(), outs[i].data() + layer.out_size());
+    outputs[i].stream.assign(streams[i].data(), streams[i].data() + streams[i].size());
   }
   return outputs;
 }
@@ -268,6 +271,39 @@ void test_output_range() {
   CAE_TEST_CHECK(std::all_of(out.begin(), out.end(), [](float v) { return std::isnan(v); }));
 }
 
+/// Large images are stored past the caches: too large for sums in double, so beside direct ones.
+void test_large() {
+  const Case c{3, 1, 1, false, 130, 127, 64, 64};
+  const std::vector<float> weight = random_values(64 * 64 * 9, 0.06F);
+  const Input input(c, false, true);
+  cae::cpu::set_num_threads(2);
+  const ConvLayer layer = plan(c, weight, Arithmetic::kFast);
+  CAE_TEST_CHECK(layer.winograd && layer.chunks.size() > 1);
+  const Output fast = run(layer, {&input}, true)[0];
+  const Output exact = run(plan(c, weight, Arithmetic::kExact), {&input}, true)[0];
+  CAE_TEST_CHECK(relative_error(fast.out, {exact.out.begin(), exact.out.end()}) < 3e-6);
+  CAE_TEST_CHECK(relative_error(fast.stream, {exact.stream.begin(), exact.stream.end()}) < 1e-6);
+  check_moments(layer, fast);
+  cae::cpu::set_num_threads(5);
+  CAE_TEST_CHECK(run(layer, {&input}, true)[0] == fast);
+}
+
+/// Small weights always, large ones where they serve a few tiles.
+void test_choice() {
+  const auto winograd = [](const Case& c) {
+    const std::vector<float> weight(
+        static_cast<size_t>(c.out_channels * c.channels * c.kernel * c.kernel), 0.1F);
+    return plan(c, weight, Arithmetic::kFast).winograd;
+  };
+  CAE_TEST_CHECK(winograd({3, 1, 1, false, 4, 4, 32, 32}));
+  CAE_TEST_CHECK(!winograd({3, 1, 1, false, 8, 8, 256, 256}));
+  CAE_TEST_CHECK(winograd({3, 1, 1, false, 16, 16, 256, 256}));
+  CAE_TEST_CHECK(!winograd({4, 2, 1, false, 16, 16, 256, 256}));
+  CAE_TEST_CHECK(winograd({4, 2, 1, false, 32, 32, 256, 256}));
+  CAE_TEST_CHECK(!winograd({3, 2, 1, false, 32, 32, 8, 8}));
+  CAE_TEST_CHECK(!winograd({3, 1, 0, false, 32, 32, 8, 8}));
+}
+
 /// A NaN reaches every output that sees it, whatever the algorithm.
 void test_nan_is_not_lost() {
   const Case c{3, 1, 1, false, 9, 9, 5, 6};
@@ -285,6 +321,13 @@ void test_nan_is_not_lost() {
 }
 
 void test_errors() {
+  const Case both{3, 1, 1, false, 8, 8, 4, 4};
+  const Input input(both, true, true);
+  const std::vector<float> ones(4 * 4 * 9, 1.0F);
+  for (const Arithmetic arithmetic : {Arithmetic::kFast, Arithmetic::kExact}) {
+    CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(
+        [&] { run(plan(both, ones, arithmetic), {&input}, false); }));
+  }
   const std::vector<float> weight(64, 0.0F);
   const auto refused = [&](const std::vector<int64_t>& shape, int64_t size, int64_t stride,
                            int64_t pad) {
@@ -323,6 +366,9 @@ int main() {
            Case{5, 1, 2, true, 2, 2, 3, 2},
            Case{5, 1, 2, true, 7, 9, 18, 35},
            Case{5, 1, 2, true, 5, 3, 4, 70},
+           Case{3, 1, 1, false, 50, 50, 16, 33},
+           Case{4, 2, 1, false, 100, 90, 8, 40},
+           Case{5, 1, 2, true, 40, 35, 16, 16},
            Case{7, 1, 3, false, 12, 9, 3, 33},
        }) {
     test_layer(c);
@@ -332,6 +378,8 @@ int main() {
     test_output_conv(5, out_channels, 4, 6);
   }
   test_output_range();
+  test_large();
+  test_choice();
   test_nan_is_not_lost();
   test_errors();
   return cae::testing::finish("test_conv_layer");

@@ -76,6 +76,7 @@ void test_nested() {
     set_num_threads(threads);
     std::atomic<int64_t> sum{0};
     parallel_for(20, [&sum](int64_t outer) {
+      const PoolTurn none;  // its caller has it
       parallel_for(30, [&sum, outer](int64_t inner) { sum += outer * 30 + inner; });
     });
     CAE_TEST_CHECK(sum == 600 * 599 / 2);
