@@ -98,7 +98,7 @@ def test_a_decoder_that_ignores_the_code() -> None:
 class Brightening:
     """A backend whose decoder returns the image, brighter by the code: a constant difference."""
 
-    name, device, dtype, max_batch, coarse_batch = "stub", "cpu", "float32", 4, None
+    name, device, dtype, precision, max_batch, coarse_batch = "stub", "cpu", "float32", "fp32", 4, None
 
     def encode(self, images: Any) -> tuple[Any, Any]:
         return images, np.zeros((len(images), 4), np.float32)
