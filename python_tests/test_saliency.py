@@ -98,7 +98,8 @@ def test_a_decoder_that_ignores_the_code() -> None:
 class Brightening:
     """A backend whose decoder returns the image, brighter by the code: a constant difference."""
 
-    name, device, dtype, precision, max_batch, coarse_batch = "stub", "cpu", "float32", "fp32", 4, None
+    name, device, dtype, precision = "stub", "cpu", "float32", "fp32"
+    max_batch, coarse_batch = 4, None
 
     def encode(self, images: Any) -> tuple[Any, Any]:
         return images, np.zeros((len(images), 4), np.float32)
