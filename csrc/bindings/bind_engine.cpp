@@ -155,8 +155,8 @@ Args:
     config: CAEConfig.to_dict(); the fields that fix shapes are read, others ignored.
     weights: Canonical tensor name -> float32 array.
     max_batch: Images or path points in flight at once, at least 1; bounds the memory used.
-    exact: Convolve by direct sums. Else by Winograd's filtering F(4x4, r x r) where that saves work,
-        at about twice the rounding error: a few 1e-6 of an image.
+    exact: Convolve by direct sums. Else by Winograd's filtering F(4x4, r x r) where that saves work.
+        Both err by about 2e-6 of an image.
 
 Raises:
     ValueError: A field is out of range, or tensors are missing, unknown or mis-shaped (all listed).

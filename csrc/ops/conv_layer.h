@@ -16,7 +16,7 @@
 
 namespace cae {
 
-/// kFast: Winograd's filtering where it saves work. kExact: direct sums, with half its error.
+/// kFast: Winograd's filtering where it saves work. kExact: direct sums only.
 enum class Arithmetic { kFast, kExact };
 
 struct ConvLayer {
