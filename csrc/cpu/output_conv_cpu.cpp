@@ -5,6 +5,7 @@
 
 #include "cpu/border.h"
 #include "cpu/isa_cpu.h"
+#include "cpu/load_source.h"
 #include "cpu/parallel_cpu.h"
 #include "ops/output_conv.h"
 
@@ -17,16 +18,7 @@ void load_row(const KernelTable& table, const OutputConv& conv, const ConvSource
   const int64_t pad = conv.kernel / 2;
   const int64_t channels = conv.channels;
   const int64_t offset = border_index(y, conv.height, Padding::kReflect) * conv.width * channels;
-  AffineArgs args;
-  args.in = source.in + offset;
-  args.scale = source.scale;
-  args.shift = source.shift;
-  args.residual = source.residual == nullptr ? nullptr : source.residual + offset;
-  args.out = row + pad * channels;
-  args.pixels = conv.width;
-  args.channels = channels;
-  args.relu = source.relu;
-  table.affine(args);
+  load_source(table, source, offset, conv.width, channels, row + pad * channels);
   for (int64_t x = 0; x < pad; ++x) {
     std::copy_n(row + (pad + border_index(x - pad, conv.width, Padding::kReflect)) * channels,
                 channels, row + x * channels);

@@ -5,6 +5,7 @@
 
 #include "cpu/border.h"
 #include "cpu/isa_cpu.h"
+#include "cpu/load_source.h"
 #include "cpu/parallel_cpu.h"
 #include "ops/pad_image.h"
 
@@ -73,17 +74,8 @@ void planes_to_row(const float* from, int64_t from_stride, int64_t width, int64_
 
 /// Row y of a source.
 void load_row(const PaddedShape& shape, const ConvSource& source, int64_t y, float* out) {
-  const int64_t offset = y * shape.width * shape.channels;
-  AffineArgs args;
-  args.in = source.in + offset;
-  args.scale = source.scale;
-  args.shift = source.shift;
-  args.residual = source.residual == nullptr ? nullptr : source.residual + offset;
-  args.out = out;
-  args.pixels = shape.width;
-  args.channels = shape.channels;
-  args.relu = source.relu;
-  kernels().affine(args);
+  load_source(kernels(), source, y * shape.width * shape.channels, shape.width, shape.channels,
+              out);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "cpu/border.h"
 #include "cpu/isa_cpu.h"
+#include "cpu/load_source.h"
 #include "cpu/parallel_cpu.h"
 #include "ops/conv_layer.h"
 
@@ -260,16 +261,8 @@ class WinogradJob {
         const int64_t row = border_index(side.row + y, plan_.height, Padding::kReplicate);
         const int64_t column = border_index(side.column + x, plan_.width, Padding::kReplicate);
         const int64_t offset = (row * plan_.width + column) * plan_.channels;
-        AffineArgs args;
-        args.in = source.in + offset;
-        args.scale = source.scale;
-        args.shift = source.shift;
-        args.residual = source.residual == nullptr ? nullptr : source.residual + offset;
-        args.out = strip + (y * side.columns + x) * plan_.channels;
-        args.pixels = 1;
-        args.channels = plan_.channels;
-        args.relu = source.relu;
-        table_.affine(args);
+        load_source(table_, source, offset, 1, plan_.channels,
+                    strip + (y * side.columns + x) * plan_.channels);
       }
     }
   }
