@@ -16,6 +16,7 @@
 #define KERNEL
 #define UNROLL
 #define NOUNROLL
+#define UNROLL_BY(n)
 #define __launch_bounds__(...)
 struct uint4 { uint32_t x, y, z, w; };
 

@@ -8,6 +8,8 @@
 #define KERNEL __global__
 #define UNROLL _Pragma("unroll")
 #define NOUNROLL _Pragma("unroll 1")
+#define CAE_PRAGMA(text) _Pragma(#text)
+#define UNROLL_BY(n) CAE_PRAGMA(unroll n)
 namespace dev {
 KFN int tid() { return threadIdx.x; }
 KFN int bx() { return blockIdx.x; }

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a kernel turns what the layer before it stored, raw, into normalised values: the moments of
+// that layer's tiles are merged in a fixed order, and each channel gets scale and shift,
+// value = scale[c] * raw + shift[c].
+#pragma once
+
+#include "simt/simt.h"
+
+namespace cae::cuda {
+
+enum class NormKind : int32_t {
+  kNone = 0,      // scale 1, shift 0
+  kInstance = 1,  // per channel, biased variance: gamma * (x - mean) / sqrt(var + eps[c]) + beta
+  kLayer = 2,     // per sample, unbiased: gamma * (x - mean) / (std + eps[0]) + beta
+};
+
+struct NormInput {
+  NormKind kind = NormKind::kNone;
+  int32_t channels = 0;             // as stored, a multiple of 8
+  int32_t parts = 0;                // partial moments per row
+  const float* partials = nullptr;  // (mean, M2): kInstance [rows][parts][channels][2],
+                                    // kLayer [rows][parts][2]
+  const float* counts = nullptr;    // [parts] values behind each partial
+  float total = 0.0F;               // sum of counts
+  const float* eps = nullptr;       // kInstance [channels], kLayer [1]; scaled as the weights are
+  const float* gamma = nullptr;     // [mod rows at stride mod_stride][channels]; null: 1
+  const float* beta = nullptr;      // the same; null: 0
+  int64_t mod_stride = 0;           // floats; 0: one row for all
+};
+
+/// Bytes of shared memory: scale and shift of each channel, then scratch of finalise_norm.
+HDFN constexpr uint32_t norm_bytes(int channels) {
+  return static_cast<uint32_t>(channels) * 8 + 64 * 4;
+}
+
+/// Sum over all threads of the block, the same order whatever the scheduling. Every thread calls.
+template <int kThreads>
+KFN float block_sum(float value, int tid, uint32_t scratch) {
+  UNROLL for (int m = 1; m < 32; m <<= 1) { value += dev::shfl_xor(value, m); }
+  if ((tid & 31) == 0) {
+    dev::stsf(scratch + (tid >> 5) * 4, value);
+  }
+  dev::sync();
+  float sum = 0.0F;
+  UNROLL for (int w = 0; w < kThreads / 32; ++w) { sum += dev::ldsf(scratch + w * 4); }
+  return sum;
+}
+
+/// Channel c of row `row`: mean and M2 of all parts.
+KFN void merge_channel(const NormInput& n, int64_t row, int c, float& mean, float& m2) {
+  const float* p = n.partials + ((row * n.parts) * n.channels + c) * 2;
+  const int64_t pitch = static_cast<int64_t>(n.channels) * 2;
+  float sum = 0.0F;
+  UNROLL_BY(8) for (int t = 0; t < n.parts; ++t) {
+    sum = dev::fma(dev::load(p + t * pitch), dev::load(n.counts + t), sum);
+  }
+  mean = sum / n.total;
+  m2 = 0.0F;
+  UNROLL_BY(8) for (int t = 0; t < n.parts; ++t) {
+    const float d = dev::load(p + t * pitch) - mean;
+    m2 += dev::fma(d * d, dev::load(n.counts + t), dev::load(p + t * pitch + 1));
+  }
+}
+
+/// Writes scale[channels], shift[channels] to shared memory at `ss` (norm_bytes of it). Every one of
+/// kThreads threads calls; a dev::sync() must follow before they are read.
+template <int kThreads>
+KFN void finalise_norm(const NormInput& n, int64_t row, int64_t mod_row, int tid, uint32_t ss) {
+  const float* gamma = n.gamma == nullptr ? nullptr : n.gamma + mod_row * n.mod_stride;
+  const float* beta = n.beta == nullptr ? nullptr : n.beta + mod_row * n.mod_stride;
+  float mean = 0.0F;
+  float scale = 1.0F;
+  if (n.kind == NormKind::kLayer) {
+    const uint32_t scratch = ss + n.channels * 8;
+    const float* p = n.partials + row * n.parts * 2;
+    float sum = 0.0F;
+    for (int t = tid; t < n.parts; t += kThreads) {
+      sum = dev::fma(dev::load(p + t * 2), dev::load(n.counts + t), sum);
+    }
+    mean = block_sum<kThreads>(sum, tid, scratch) / n.total;
+    float m2 = 0.0F;
+    for (int t = tid; t < n.parts; t += kThreads) {
+      const float d = dev::load(p + t * 2) - mean;
+      m2 += dev::fma(d * d, dev::load(n.counts + t), dev::load(p + t * 2 + 1));
+    }
+    m2 = block_sum<kThreads>(m2, tid, scratch + 128);
+    scale = 1.0F / (dev::sqrt(m2 / (n.total - 1.0F)) + dev::load(n.eps));
+  }
+  for (int c = tid; c < n.channels; c += kThreads) {
+    if (n.kind == NormKind::kInstance) {
+      float m2 = 0.0F;
+      merge_channel(n, row, c, mean, m2);
+      scale = dev::rsqrt(m2 / n.total + dev::load(n.eps + c));
+    }
+    const float g = gamma == nullptr ? scale : scale * dev::load(gamma + c);
+    const float b = beta == nullptr ? 0.0F : dev::load(beta + c);
+    dev::stsf(ss + c * 4, g);
+    dev::stsf(ss + (n.channels + c) * 4, b - mean * g);
+  }
+}
+
+}  // namespace cae::cuda
