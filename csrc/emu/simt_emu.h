@@ -12,6 +12,7 @@
 #include <string>
 #include <functional>
 #define KFN static inline
+#define KFN_MEMBER inline
 #define HDFN static inline
 #define KERNEL
 #define UNROLL

@@ -31,11 +31,7 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define CAE_HD __host__ __device__
-#else
-#define CAE_HD
-#endif
+#include "core/host_device.h"
 
 namespace cae::search {
 
