@@ -258,7 +258,7 @@ KFN float shfl_xor(float v, int m) {
 }
 KFN float rsqrt(float v) { return 1.f / std::sqrt(v); }
 KFN float fma(float a, float b, float c) { return std::fma(a, b, c); }
-KFN float relu(float v) { return v > 0.f ? v : 0.f; }
+KFN float relu(float v) { return v <= 0.f ? 0.f : v; }
 KFN uint32_t pack_half2(float lo, float hi) { return f2h(lo) | ((uint32_t)f2h(hi) << 16); }
 KFN void unpack_half2(uint32_t v, float& lo, float& hi) { lo = h2f(v & 0xffff); hi = h2f(v >> 16); }
 KFN int gx() { return S.gx; }

@@ -57,7 +57,11 @@ KFN uint32_t ubits(float f) { return __float_as_uint(f); }
 KFN float shfl_xor(float v, int m) { return __shfl_xor_sync(0xffffffffu, v, m); }
 KFN float rsqrt(float v) { return rsqrtf(v); }
 KFN float fma(float a, float b, float c) { return fmaf(a, b, c); }
-KFN float relu(float v) { return fmaxf(v, 0.f); }
+KFN float relu(float v) {  // NaN stays NaN, which fmaxf would turn into 0
+  float r;
+  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(r) : "f"(v));
+  return r;
+}
 KFN uint32_t pack_half2(float lo, float hi) {  // round to nearest even
   __half2 h = __floats2half2_rn(lo, hi);
   return *reinterpret_cast<uint32_t*>(&h);
