@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One block per row: the means go to shared memory, then each warp makes every eighth element of
-// the code. Its own launch because it is tiny: 0.1 % of the encoder.
+// the code.
 #include "cuda/class_head_cuda.h"
 
 #include "core/check.h"
@@ -13,6 +13,7 @@ constexpr int kHeadThreads = 256;
 constexpr int kMaxHeadChannels = 8192;  // means in 32 KiB of shared memory
 
 KERNEL void __launch_bounds__(kHeadThreads) class_head_kernel(const ClassHeadParams p) {
+  dev::pdl_wait();
   const int tid = dev::tid();
   const int lane = tid & 31;
   const int64_t row = dev::bx();

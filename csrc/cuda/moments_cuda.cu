@@ -30,6 +30,7 @@ KFN float sum_of_warps(float value, int tid, uint32_t scratch) {
 }
 
 KERNEL void __launch_bounds__(kMomentsThreads) merge_moments_kernel(const MergeMomentsParams p) {
+  dev::pdl_wait();
   const int channel_blocks = (p.channels + 31) / 32;
   const int blocks = channel_blocks * p.merged_parts;
   const int64_t row = dev::bx() / blocks;
@@ -41,8 +42,8 @@ KERNEL void __launch_bounds__(kMomentsThreads) merge_moments_kernel(const MergeM
   const int tid = dev::tid();
   const int channel = block % channel_blocks * 32 + (tid & 31);
   const bool inside = channel < p.channels;
-  const int begin = static_cast<int>(static_cast<int64_t>(p.parts) * group / p.merged_parts);
-  const int end = static_cast<int>(static_cast<int64_t>(p.parts) * (group + 1) / p.merged_parts);
+  const int begin = static_cast<int>(merged_begin(p.parts, p.merged_parts, group));
+  const int end = static_cast<int>(merged_begin(p.parts, p.merged_parts, group + 1));
   const auto* part = reinterpret_cast<const Moments*>(p.partials) + row * p.parts * p.channels +
                      (inside ? channel : 0);
   const uint32_t scratch = dev::smem_base();

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/host_device.h"
+
 namespace cae::cuda {
 
 struct MergeMomentsParams {
@@ -20,7 +22,7 @@ struct MergeMomentsParams {
 };
 
 /// Merged part g is made of the parts [merged_begin(g), merged_begin(g + 1)).
-constexpr int64_t merged_begin(int64_t parts, int64_t merged_parts, int64_t g) {
+CAE_HD constexpr int64_t merged_begin(int64_t parts, int64_t merged_parts, int64_t g) {
   return parts * g / merged_parts;
 }
 

@@ -66,6 +66,7 @@ KFN void unpack_eight(uint4 packed, float (&v)[8]) {
 }
 
 KERNEL void __launch_bounds__(kStreamThreads) import_stream_kernel(const ImportStreamParams p) {
+  dev::pdl_wait();
   const int pixels = p.height * p.width;
   const StreamPlace at = stream_place(pixels, p.stored_channels);
   const int lane = dev::tid() & 31;
@@ -89,6 +90,7 @@ KERNEL void __launch_bounds__(kStreamThreads) import_stream_kernel(const ImportS
 }
 
 KERNEL void __launch_bounds__(kStreamThreads) finish_stream_kernel(const FinishStreamParams p) {
+  dev::pdl_wait();
   const int pixels = p.height * p.width;
   const int stored = p.norm.channels;
   const StreamPlace at = stream_place(pixels, stored);
