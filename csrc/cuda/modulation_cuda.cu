@@ -122,7 +122,6 @@ KFN void multiply_inputs(float (&sums)[kRows][4], const uint4 (&weight)[kLinearD
 
 template <int kRows>
 KERNEL void __launch_bounds__(kLinearThreads, 2) linear_kernel(const LinearParams p) {
-  dev::pdl_wait();
   const int blocks = (p.out + kLinearColumns - 1) / kLinearColumns;
   const int column0 = dev::bx() % blocks * kLinearColumns;
   const int64_t row0 = static_cast<int64_t>(dev::bx() / blocks) * kRows;
@@ -146,6 +145,8 @@ KERNEL void __launch_bounds__(kLinearThreads, 2) linear_kernel(const LinearParam
     }
     if (k0 > 0) {
       dev::sync();
+    } else {
+      dev::pdl_wait();  // weights depend on no kernel before this one
     }
     fill_inputs<kRows>(p, row0, k0, tid, inputs);
     dev::sync();
