@@ -121,14 +121,13 @@ uint16_t to_half(float value) {
 }
 
 PackedConv pack_conv(ConvKind kind, const float* weight, int64_t out, int64_t in,
-                     const float* in_scale, int32_t block_columns) {
+                     const float* in_scale) {
   PackedConv packed;
   packed.kind = kind;
   packed.in_channels =
       kind == ConvKind::kImage7x7 ? static_cast<int32_t>(in) : stored_channels(in);
   packed.out_channels = stored_channels(out);
   packed.real_channels = static_cast<int32_t>(out);
-  packed.block_columns = block_columns;
   const std::vector<float> ones(static_cast<size_t>(packed.out_channels), 1.0F);
   const int kernel = kernel_size(kind);
   packed.scale = output_scales(kind, {weight, in_scale, out, in, kernel, ones}, packed.out_channels);
@@ -136,20 +135,20 @@ PackedConv pack_conv(ConvKind kind, const float* weight, int64_t out, int64_t in
   const WeightSource source{weight, in_scale, out, in, kernel, packed.scale};
   const auto epilogue = kind == ConvKind::kUpsample ? ConvEpilogue::kShuffle
                                                     : ConvEpilogue::kMoments;
-  const int blocks = conv_blocks(conv_columns(epilogue, packed.out_channels), block_columns);
+  const int pieces = conv_pieces(conv_columns(epilogue, packed.out_channels));
   const int k_blocks = conv_k_blocks(kind, packed.in_channels);
   const int k_size = kind == ConvKind::kImage7x7 ? kConvImageKBlock : kConvKBlock;
-  packed.weights.reserve(static_cast<size_t>(blocks) * k_blocks * conv_taps(kind) * k_size *
-                         block_columns);
-  for (int block = 0; block < blocks; ++block) {
+  packed.weights.reserve(static_cast<size_t>(pieces) * k_blocks * conv_taps(kind) * k_size *
+                         kConvColumns);
+  for (int piece = 0; piece < pieces; ++piece) {
     for (int kb = 0; kb < k_blocks; ++kb) {
       for (int tap = 0; tap < conv_taps(kind); ++tap) {
         for (int group = 0; group < k_size / 8; ++group) {
-          for (int n = 0; n < block_columns; ++n) {
+          for (int n = 0; n < kConvColumns; ++n) {
             for (int e = 0; e < 8; ++e) {
               const double value =
                   packed_weight(kind, source, packed.in_channels, packed.out_channels,
-                                block * block_columns + n, kb, tap, group * 8 + e);
+                                piece * kConvColumns + n, kb, tap, group * 8 + e);
               packed.weights.push_back(to_half(static_cast<float>(value)));
             }
           }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights as conv_tile_cuda.h reads them: halves, [block of columns][k-block][tap][group of 8
+// Weights as conv_tile_cuda.h reads them: halves, [piece of 64 columns][k-block][tap][group of 8
 // inputs][column][8], so that what a block needs for one tap is one contiguous piece.
 #pragma once
 
@@ -16,7 +16,6 @@ struct PackedConv {
   int32_t in_channels = 0;    // as stored (kImage7x7: of the image)
   int32_t out_channels = 0;   // as stored
   int32_t real_channels = 0;  // without padding
-  int32_t block_columns = 0;
   std::vector<uint16_t> weights;
   std::vector<float> scale;  // [out_channels] what the weights of each output were multiplied by;
                              // kUpsample: the same for all; 1 for padding
@@ -32,7 +31,7 @@ constexpr int32_t stored_channels(int64_t channels) {
 /// power of two, kUpsample's all by one: halves then overflow only where normalised inputs are
 /// themselves beyond what halves hold. Throws std::invalid_argument for weights that are not finite.
 PackedConv pack_conv(ConvKind kind, const float* weight, int64_t out, int64_t in,
-                     const float* in_scale, int32_t block_columns);
+                     const float* in_scale);
 
 /// IEEE half of a float, to the nearest, ties to even; beyond the range infinite.
 uint16_t to_half(float value);

@@ -24,7 +24,8 @@ struct ConfigOf<kKind, 128> {
 template <ConvKind kShapeKind, int kColumns, ConvPrologue kPrologue, ConvEpilogue kEpilogue>
 void launch_config(const ConvParams& p, void* stream) {
   using Config = typename ConfigOf<kShapeKind, kColumns>::Type;
-  const int blocks = conv_blocks(conv_columns(p.epilogue, p.out_channels), kColumns);
+  const int blocks =
+      conv_pieces(conv_columns(p.epilogue, p.out_channels)) / (kColumns / kConvColumns);
   const uint32_t norm = kPrologue == ConvPrologue::kPlain ? 0 : norm_bytes(p.in_channels);
   launch(conv_tile_kernel<Config, kPrologue, kEpilogue>,
          Grid{conv_tiles(p.out_height, p.out_width), blocks, p.rows}, Config::kThreads,
@@ -88,8 +89,10 @@ void check_params(const ConvParams& p) {
             " channels is too large for one row");
   CAE_CHECK(p.block_columns == 64 ||
                 (p.block_columns == 128 &&
-                 (p.kind == ConvKind::kConv3x3 || p.kind == ConvKind::kUpsample)),
-            "block_columns must be 64, or 128 for 3x3 and upsampling, got ", p.block_columns);
+                 (p.kind == ConvKind::kConv3x3 || p.kind == ConvKind::kUpsample) &&
+                 conv_pieces(conv_columns(p.epilogue, p.out_channels)) % 2 == 0),
+            "block_columns must be 64, or 128 for 3x3 and upsampling where it divides the columns, "
+            "got ", p.block_columns);
   CAE_CHECK(p.out_channels % 8 == 0 && p.real_channels <= p.out_channels,
             "out_channels must be a multiple of 8, got ", p.out_channels);
   const bool image = p.kind == ConvKind::kImage7x7;

@@ -32,10 +32,10 @@ ConvProblem::ConvProblem(const ConvCase& conv, unsigned seed) : c(conv), random(
   for (float& w : weight) {
     w = 0.05F * normal();
   }
-  packed = cuda::pack_conv(c.kind, weight.data(), c.out, c.in, nullptr, c.block_columns);
+  packed = cuda::pack_conv(c.kind, weight.data(), c.out, c.in, nullptr);
   const int columns = cuda::conv_columns(c.epilogue, stored_out);
-  const int blocks = cuda::conv_blocks(columns, c.block_columns);
-  padded_bias.assign(static_cast<size_t>(blocks) * c.block_columns, 0.0F);
+  const int blocks = cuda::conv_pieces(columns);
+  padded_bias.assign(static_cast<size_t>(blocks) * cuda::kConvColumns, 0.0F);
   for (int n = 0; n < columns; ++n) {
     if (n % stored_out < c.out) {
       padded_bias[n] = 0.3F * static_cast<float>(n % stored_out % 5 - 2);
