@@ -13,8 +13,8 @@ ARGS   ?=
 # Seconds that `make fuzz` gives each target.
 FUZZ_SECONDS ?= 60
 
-NATIVE_SOURCES := CMakeLists.txt setup.py $(shell find csrc -type f \
-    \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null)
+NATIVE_SOURCES := CMakeLists.txt setup.py $(shell find csrc -type f \( -name '*.h' -o -name '*.cpp' \
+    -o -name '*.cu' -o -name '*.cuh' -o -name CMakeLists.txt \) 2>/dev/null)
 
 PUBLIC_MODULES := backends bank classifier data explainer explanation images model ops reference \
     report saliency training
@@ -62,7 +62,7 @@ docs: setup  ## the Python reference as HTML in build/docs
 clean:  ## remove what the build, the tests and the demo wrote (.venv stays)
 	rm -rf build dist demo cae_fast.egg-info cae_fast/_C*.so compile_commands.json
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
-	rm -f $(STAMPS)/extension
+	rm -f $(STAMPS)/extension $(STAMPS)/emulated
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -74,15 +74,22 @@ $(STAMPS)/runtime: requirements/runtime.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/runtime.txt
 	@mkdir -p $(STAMPS) && touch $@
 
+INSTALL_EDITABLE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet \
+    --disable-pip-version-check --no-deps --no-build-isolation --editable .
+
 $(STAMPS)/extension: $(NATIVE_SOURCES) pyproject.toml $(STAMPS)/runtime
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet \
-	    --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(INSTALL_EDITABLE)
 	@touch $@
+
+# The extension and, for the tests, its CUDA kernels in the emulator.
+$(STAMPS)/emulated: $(NATIVE_SOURCES) pyproject.toml $(STAMPS)/runtime
+	CAE_CMAKE_ARGS="-DCAE_EMU=ON $$CAE_CMAKE_ARGS" $(INSTALL_EDITABLE)
+	@touch $(STAMPS)/extension $@
 
 $(STAMPS)/bench: requirements/bench.txt $(STAMPS)/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/bench.txt
 	@touch $@
 
-$(STAMPS)/dev: requirements/dev.txt $(STAMPS)/extension
+$(STAMPS)/dev: requirements/dev.txt $(STAMPS)/emulated
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
 	@touch $@

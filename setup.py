@@ -63,7 +63,7 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True)
         stamp.write_text(wanted, encoding="utf-8")
         for command in (
-            [cmake, "--build", str(build), "--parallel", jobs, "--target", "_C"],
+            [cmake, "--build", str(build), "--parallel", jobs, "--target", "cae_modules"],
             [cmake, "--install", str(build), "--component", "module", "--prefix", prefix],
         ):
             subprocess.run(command, check=True)

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "cuda/device_cuda.h"
-#include "cuda/launch_cuda.cuh"
 #include "cuda/lerp_codes_cuda.h"
+#include "simt/cuda_check.cuh"
 
 #ifndef CAE_CUDA_ARCHS
 #error "CMake must define CAE_CUDA_ARCHS, the semicolon-separated list of architectures"

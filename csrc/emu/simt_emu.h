@@ -28,7 +28,7 @@ namespace emu {
 extern "C" void emu_switch(void** save, void* load);
 asm(R"(
 .text
-.globl emu_switch
+.weak emu_switch
 emu_switch:
   pushq %rbp
   pushq %rbx

@@ -13,9 +13,9 @@
 
 #include "check_test.h"
 #include "cuda/device_cuda.h"
-#include "cuda/launch_cuda.cuh"
 #include "random_path.h"
 #include "search/flip_search.h"
+#include "simt/cuda_check.cuh"
 
 namespace {
 

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// The GPU's memory and streams, by the CUDA runtime.
+#include <cuda_runtime_api.h>
+
+#include "cuda/gpu_runtime.h"
+#include "simt/cuda_check.cuh"
+
+namespace cae::gpu {
+namespace {
+
+void copy(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind, Stream stream) {
+  if (bytes != 0) {
+    CAE_CUDA_CHECK(cudaMemcpyAsync(dst, src, bytes, kind, static_cast<cudaStream_t>(stream)));
+  }
+}
+
+}  // namespace
+
+bool is_emulated() { return false; }
+
+DeviceGuard::DeviceGuard(int device) {
+  CAE_CUDA_CHECK(cudaGetDevice(&previous_));
+  CAE_CUDA_CHECK(cudaSetDevice(device));
+}
+
+DeviceGuard::~DeviceGuard() { cudaSetDevice(previous_); }
+
+DeviceBuffer::DeviceBuffer(int device, size_t bytes) : bytes_(bytes), device_(device) {
+  const DeviceGuard guard(device);
+  if (bytes == 0) {
+    return;
+  }
+  const cudaError_t error = cudaMalloc(&data_, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // it must not surface in a later launch check
+    throw OutOfDeviceMemory();
+  }
+  CAE_CUDA_CHECK(error);
+}
+
+void DeviceBuffer::release() noexcept {
+  if (data_ != nullptr) {
+    cudaFree(data_);  // knows the device by the address
+    data_ = nullptr;
+  }
+  bytes_ = 0;
+}
+
+void copy_to_device(void* dst, const void* src, size_t bytes, Stream stream) {
+  copy(dst, src, bytes, cudaMemcpyHostToDevice, stream);
+}
+
+void copy_to_host(void* dst, const void* src, size_t bytes, Stream stream) {
+  copy(dst, src, bytes, cudaMemcpyDeviceToHost, stream);
+}
+
+void copy_on_device(void* dst, const void* src, size_t bytes, Stream stream) {
+  copy(dst, src, bytes, cudaMemcpyDeviceToDevice, stream);
+}
+
+void fill_zero(void* dst, size_t bytes, Stream stream) {
+  if (bytes != 0) {
+    CAE_CUDA_CHECK(cudaMemsetAsync(dst, 0, bytes, static_cast<cudaStream_t>(stream)));
+  }
+}
+
+void synchronize(Stream stream) {
+  CAE_CUDA_CHECK(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
+}
+
+}  // namespace cae::gpu
