@@ -44,7 +44,10 @@ struct ConvConfig {
   static constexpr int kWarpColumns = kColumns / kWarpsN;
   static constexpr int kN8 = kWarpColumns / 8;
   static constexpr int kK16 = Shape::kBlock / 16 / kWarpsK;     // k16 steps per stage of a warp
-  static constexpr int kStageBytes = kColumns * Shape::kBlock * 2;
+  // Weights are packed in pieces of kConvColumns columns, whatever a block takes of them.
+  static constexpr int kPieces = kColumns / kConvColumns;
+  static constexpr int kPieceBytes = kConvColumns * Shape::kBlock * 2;
+  static constexpr int kStageBytes = kPieces * kPieceBytes;
   static constexpr int kVectors =
       (Shape::kPatchPixels * Shape::kGroups + kThreads - 1) / kThreads;  // of a thread and patch
   static constexpr int kStagingPitch = kColumns * 2 + 16;  // bytes per pixel
@@ -60,7 +63,8 @@ struct ConvConfig {
   static constexpr int kSumRows = kWarpsM * kWarpsK;
   static_assert(kSumsAt + 2 * kSumRows * kColumns * 4 <= kNormAt, "the epilogue must fit");
   static_assert(kWarpsK == 1 || (kWarpsK == 2 && kRowTiles % 2 == 0), "k-groups swap halves");
-  static_assert(kStageBytes % (kThreads * 16) == 0, "a stage is whole vectors of all threads");
+  static_assert(kPieceBytes % (kThreads * 16) == 0, "a piece is whole vectors of all threads");
+  static_assert(kConvColumns % kWarpColumns == 0, "a warp's columns lie in one piece");
   static_assert(kK16 >= 1 && kN8 % 2 == 0, "matrix loads come in fours");
 };
 
@@ -232,8 +236,8 @@ struct PatchLoader {
       load_eight(norm + c * 4, scale);
       load_eight(norm + (p.in_channels + c) * 4, shift);
       operand = make_operand<kPrologue>(y, x, scale, shift);
-      if (kPrologue == ConvPrologue::kResidual && p.stream_out != nullptr &&
-          kb % dev::gy() == at.block && is_inner(j)) {
+      if (Shape::kStep == 1 && p.stream_out != nullptr && kb % dev::gy() == at.block &&
+          is_inner(j)) {
         dev::stg128(p.stream_out + at.out_base + offset(j, 0) + c, operand);
       }
     }

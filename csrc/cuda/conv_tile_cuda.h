@@ -23,7 +23,7 @@ enum class ConvKind : int32_t {
 enum class ConvPrologue : int32_t {
   kPlain = 0,
   kAffineRelu = 1,  // relu(scale * y + shift)
-  kResidual = 2,    // stream_in + scale * y + shift, kept as stream_out
+  kResidual = 2,    // stream_in + scale * y + shift
 };
 
 /// What is stored.
@@ -35,6 +35,7 @@ enum class ConvEpilogue : int32_t {
 
 constexpr int kConvTileHeight = 8;
 constexpr int kConvTileWidth = 16;
+constexpr int kConvColumns = 64;      // of a piece of the weights, and of a pair of block moments
 constexpr int kConvKBlock = 64;       // input channels per step, 32 for kImage7x7
 constexpr int kConvImageKBlock = 32;  // four pairs of pixels of four channels
 
@@ -52,19 +53,20 @@ struct ConvParams {
   int32_t out_width = 0;
   int32_t out_channels = 0;   // as stored, a multiple of 8; kShuffle: of each phase
   int32_t real_channels = 0;  // of them, how many are not padding
-  int32_t block_columns = 64;  // columns per block, 64 or 128: as the weights were packed
+  int32_t block_columns = 64;  // columns per block, 64 or 128: the same results, bit for bit
   NormInput norm;
   const uint16_t* y = nullptr;          // [.][in_height][in_width][in_channels] half
   const float* image = nullptr;         // kImage7x7: [.][in_channels][in_height][in_width]
   const uint16_t* stream_in = nullptr;  // kResidual: as y
-  uint16_t* stream_out = nullptr;       // kResidual: [rows][..]; null: not kept
+  uint16_t* stream_out = nullptr;       // [rows][..] keeps the input as convolved, but for kPlain
+                                        // and kStride2; null: not kept
   const uint16_t* weights = nullptr;    // packed, see conv_pack.h
   const float* bias = nullptr;          // [columns of all blocks]
   const float* ring_rows = nullptr;     // kShuffle: [rows][2][2 * width][out_channels]
   const float* ring_columns = nullptr;  //           [rows][2][2 * height][out_channels]
   uint16_t* out = nullptr;  // [rows][out_height][out_width][out_channels], kShuffle: twice the size
   float* partials = nullptr;  // (mean, M2): [rows][tiles][out_channels][2], kShuffle:
-                              // [rows][tiles][blocks][2]
+                              // [rows][tiles][pieces][2]
   const int32_t* y_row = nullptr;       // row of y and its moments; null: the slot itself
   const int32_t* stream_row = nullptr;  // row of stream_in
   const int32_t* mod_row = nullptr;     // row of gamma and beta
@@ -81,9 +83,8 @@ CAE_HD constexpr int conv_tiles(int height, int width) {
 CAE_HD constexpr int conv_columns(ConvEpilogue epilogue, int out_channels) {
   return epilogue == ConvEpilogue::kShuffle ? 4 * out_channels : out_channels;
 }
-CAE_HD constexpr int conv_blocks(int columns, int block_columns) {
-  return (columns + block_columns - 1) / block_columns;
-}
+/// Pieces of kConvColumns columns.
+CAE_HD constexpr int conv_pieces(int columns) { return (columns + kConvColumns - 1) / kConvColumns; }
 /// Steps of kConvKBlock (kImage7x7: of kConvImageKBlock) inputs.
 CAE_HD constexpr int conv_k_blocks(ConvKind kind, int in_channels) {
   const int blocks = (in_channels + kConvKBlock - 1) / kConvKBlock;

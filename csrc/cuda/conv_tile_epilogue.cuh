@@ -153,15 +153,17 @@ struct TileEpilogue {
     }
   }
 
-  /// Moments of all values of the block that are no padding, by the first warp.
+  /// Moments of all values of each piece of columns that are no padding, by a warp a piece.
   KFN_MEMBER void store_block_moments() const {
-    if (tid >= 32) {
+    const int piece = tid / 32;
+    if (piece >= Config::kPieces) {
       return;
     }
+    const int first = piece * kConvColumns;
     const float count = pixel_count();
     float sum = 0.0F;
     float columns = 0.0F;
-    UNROLL for (int c = lane; c < Config::kColumns; c += 32) {
+    UNROLL for (int c = first + lane; c < first + kConvColumns; c += 32) {
       if (is_real(c)) {
         sum += column_sum(0, c);
         columns += 1.0F;
@@ -173,7 +175,7 @@ struct TileEpilogue {
     }
     const float mean = columns > 0.0F ? sum / (count * columns) : 0.0F;
     float m2 = 0.0F;
-    UNROLL for (int c = lane; c < Config::kColumns; c += 32) {
+    UNROLL for (int c = first + lane; c < first + kConvColumns; c += 32) {
       if (is_real(c)) {
         const float d = column_sum(0, c) / count - mean;
         m2 += dev::fma(d * d, count, column_sum(1, c));
@@ -182,7 +184,8 @@ struct TileEpilogue {
     UNROLL for (int m = 1; m < 32; m <<= 1) { m2 += dev::shfl_xor(m2, m); }
     if (lane == 0) {
       const int64_t part = static_cast<int64_t>(at.slot) * dev::gx() + at.tile;
-      float* moments = p.partials + (part * dev::gy() + at.block) * 2;
+      float* moments =
+          p.partials + ((part * dev::gy() + at.block) * Config::kPieces + piece) * 2;
       dev::store(moments, mean);
       dev::store(moments + 1, m2);
     }

@@ -6,13 +6,18 @@
 
 namespace cae::cuda {
 
-/// Stage `stage` of a block's weights into place `place` of the ring.
+/// Stage `stage` of `stages` of a block's weights into place `place` of the ring.
 template <class Config>
-KFN void fetch_weights(const char* weights, uint32_t ring, int stage, int place, int tid) {
-  UNROLL for (int i = 0; i < Config::kStageBytes / (Config::kThreads * 16); ++i) {
-    const int o = (tid + i * Config::kThreads) * 16;
-    dev::cp_async16(ring + place * Config::kStageBytes + o,
-                    weights + static_cast<int64_t>(stage) * Config::kStageBytes + o);
+KFN void fetch_weights(const char* weights, uint32_t ring, int stage, int stages, int place,
+                       int tid) {
+  UNROLL for (int piece = 0; piece < Config::kPieces; ++piece) {
+    const char* source =
+        weights + (static_cast<int64_t>(piece) * stages + stage) * Config::kPieceBytes;
+    const uint32_t target = ring + place * Config::kStageBytes + piece * Config::kPieceBytes;
+    UNROLL for (int i = 0; i < Config::kPieceBytes / (Config::kThreads * 16); ++i) {
+      const int o = (tid + i * Config::kThreads) * 16;
+      dev::cp_async16(target + o, source + o);
+    }
   }
 }
 
@@ -28,7 +33,7 @@ KFN void multiply_tap(float (&acc)[Config::kRowTiles][Config::kN8][4], uint32_t 
       dev::ldsm4(a[i], patch + kk * 2 * Shape::kGroupPitch + i * Shape::kPatchWidth * 16);
     }
     UNROLL for (int j = 0; j < Config::kN8 / 2; ++j) {
-      dev::ldsm4(b[j], weights + (kk * 2 * Config::kColumns + j * 16) * 16);
+      dev::ldsm4(b[j], weights + (kk * 2 * kConvColumns + j * 16) * 16);
     }
     UNROLL for (int i = 0; i < Config::kRowTiles; ++i) UNROLL for (int j = 0; j < Config::kN8; ++j) {
       dev::mma16816(acc[i][j], a[i], b[j / 2][(j & 1) * 2], b[j / 2][(j & 1) * 2 + 1]);
@@ -60,7 +65,7 @@ KFN void accumulate(float (&acc)[Config::kRowTiles][Config::kN8][4], const Loade
       dev::cp_wait<kStages - 2>();
       dev::sync();
       if (stage + kStages - 1 < stages) {
-        fetch_weights<Config>(weights, ring, stage + kStages - 1, wr, tid);
+        fetch_weights<Config>(weights, ring, stage + kStages - 1, stages, wr, tid);
       }
       dev::cp_commit();
       wr = wr + 1 == kStages ? 0 : wr + 1;
@@ -102,12 +107,12 @@ KERNEL void __launch_bounds__(Config::kThreads) conv_tile_kernel(const ConvParam
   const int k_group = warp / (Config::kWarpsM * Config::kWarpsN);
   const uint32_t smem = dev::smem_base();
   const int k_blocks = conv_k_blocks(Shape::kKind, p.in_channels);
+  const int stages = k_blocks * Shape::kTaps;
   const char* weights = reinterpret_cast<const char*>(p.weights) +
-                        static_cast<int64_t>(dev::by()) * k_blocks * Shape::kTaps *
-                            Config::kStageBytes;
+                        static_cast<int64_t>(dev::by()) * stages * Config::kStageBytes;
   // Weights depend on no kernel before this one.
   UNROLL for (int s = 0; s < Config::kStages - 1; ++s) {
-    fetch_weights<Config>(weights, smem + Config::kWeightsAt, s, s, tid);
+    fetch_weights<Config>(weights, smem + Config::kWeightsAt, s, stages, s, tid);
     dev::cp_commit();
   }
   dev::pdl_wait();
@@ -144,9 +149,12 @@ KERNEL void __launch_bounds__(Config::kThreads) conv_tile_kernel(const ConvParam
   const uint32_t patch_at =
       (k_offset + (lane >> 4)) * Shape::kGroupPitch +
       (warp_m * Config::kRowTiles * Shape::kPatchWidth + (lane & 15)) * 16;
-  const uint32_t weight_at = ((k_offset + ((lane >> 3) & 1)) * Config::kColumns +
-                              warp_n * Config::kWarpColumns + ((lane >> 4) << 3) + (lane & 7)) *
-                             16;
+  const int warp_column = warp_n * Config::kWarpColumns;
+  const uint32_t weight_at =
+      warp_column / kConvColumns * Config::kPieceBytes +
+      ((k_offset + ((lane >> 3) & 1)) * kConvColumns + warp_column % kConvColumns +
+       ((lane >> 4) << 3) + (lane & 7)) *
+          16;
   accumulate<Config>(acc, loader, weights, smem, patch_at, weight_at, k_blocks, tid);
   dev::pdl_launch();
   dev::cp_wait<0>();
