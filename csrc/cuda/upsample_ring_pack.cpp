@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/upsample_ring_pack.h"
 
-#include "core/half_bits.h"
+#include "core/check.h"
+#include "cuda/conv_pack.h"
 #include "ops/upsample_taps.h"
 
 namespace cae::cuda {
@@ -35,29 +36,28 @@ double packed_tap(const float* taps, int side, const AxisTaps& axis, int phase, 
 
 }  // namespace
 
-std::vector<uint16_t> pack_upsample_ring(const TensorView<const float>& weight, float scale) {
-  check_shape(weight.shape, "weight", {"O", "C", 5, 5});
-  const int64_t out_channels = weight.dim(0);
-  const int64_t channels = weight.dim(1);
-  const int64_t stored_out = (out_channels + 7) / 8 * 8;
+std::vector<uint16_t> pack_upsample_ring(const float* weight, int64_t out, int64_t in,
+                                         float scale) {
+  CAE_CHECK(out >= 1 && in >= 1, "out and in must be at least 1, got ", out, " and ", in);
+  const int64_t stored_out = stored_channels(out);
   const int64_t blocks = ring_blocks(static_cast<int>(stored_out));
-  const int64_t k_blocks = ring_k_blocks(static_cast<int>(channels));
+  const int64_t k_blocks = ring_k_blocks(stored_channels(in));
   const AxisTaps phases[2] = {axis_taps(AxisOutput::kEven, 2), axis_taps(AxisOutput::kOdd, 2)};
   std::vector<uint16_t> packed(static_cast<size_t>(kRingSides * blocks * k_blocks * kRingStageHalves),
                                0);
   for (int side = 0; side < kRingSides; ++side) {
     for (int phase = 0; phase < 2; ++phase) {
-      for (int64_t o = 0; o < out_channels; ++o) {
+      for (int64_t o = 0; o < out; ++o) {
         const int64_t column = phase * stored_out + o;
         const int64_t block = (side * blocks + column / kRingColumns) * k_blocks;
-        for (int64_t c = 0; c < channels; ++c) {
+        for (int64_t c = 0; c < in; ++c) {
           for (int tap = 0; tap < kRingTaps; ++tap) {
-            const double value = packed_tap(weight.data + (o * channels + c) * 25, side,
+            const double value = packed_tap(weight + (o * in + c) * 25, side,
                                             phases[phase], phase, tap);
             const int64_t cell =
                 ((block + c / kRingKBlock) * kRingTaps + tap) * kRingGroups + c % kRingKBlock / 8;
             packed[static_cast<size_t>((cell * kRingColumns + column % kRingColumns) * 8 + c % 8)] =
-                half_bits(static_cast<float>(value * scale));
+                to_half(static_cast<float>(value * scale));
           }
         }
       }

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "core/host_device.h"
-#include "core/tensor_view.h"
 
 namespace cae::cuda {
 
@@ -26,8 +25,8 @@ CAE_HD constexpr int ring_k_blocks(int stored_in_channels) {
   return (stored_in_channels + kRingKBlock - 1) / kRingKBlock;
 }
 
-/// weight [O, C, 5, 5] times `scale`, sums of taps rounded to half:
-/// [side][block][k-block][tap][group of 8 channels][kRingColumns][8].
-std::vector<uint16_t> pack_upsample_ring(const TensorView<const float>& weight, float scale);
+/// weight [out][in][5][5] times `scale`, that of the convolution (PackedConv::scale), sums of taps
+/// rounded to half: [side][block][k-block][tap][group of 8 channels][kRingColumns][8].
+std::vector<uint16_t> pack_upsample_ring(const float* weight, int64_t out, int64_t in, float scale);
 
 }  // namespace cae::cuda
