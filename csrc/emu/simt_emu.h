@@ -12,6 +12,7 @@
 #include <string>
 #include <functional>
 #define KFN static inline
+#define KFN_MEMBER inline
 #define HDFN static inline
 #define KERNEL
 #define UNROLL
@@ -265,7 +266,7 @@ KFN int32_t shfl_xor(int32_t v, int m) { return shfl_xor_of<int32_t>(5, v, m); }
 KFN double shfl_xor(double v, int m) { return shfl_xor_of<double>(6, v, m); }
 KFN float rsqrt(float v) { return 1.f / std::sqrt(v); }
 KFN float fma(float a, float b, float c) { return std::fma(a, b, c); }
-KFN float relu(float v) { return v > 0.f || v != v ? v : 0.f; }
+KFN float relu(float v) { return v <= 0.f ? 0.f : v; }
 KFN uint32_t pack_half2(float lo, float hi) { return f2h(lo) | ((uint32_t)f2h(hi) << 16); }
 KFN void unpack_half2(uint32_t v, float& lo, float& hi) { lo = h2f(v & 0xffff); hi = h2f(v >> 16); }
 KFN int gx() { return S.gx; }

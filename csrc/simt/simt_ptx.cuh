@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 #include <cuda_fp16.h>
 #define KFN static __device__ __forceinline__
+#define KFN_MEMBER __device__ __forceinline__
 #define HDFN static __host__ __device__ __forceinline__
 #define KERNEL __global__
 #define UNROLL _Pragma("unroll")
@@ -58,7 +59,7 @@ KFN int32_t shfl_xor(int32_t v, int m) { return __shfl_xor_sync(0xffffffffu, v, 
 KFN double shfl_xor(double v, int m) { return __shfl_xor_sync(0xffffffffu, v, m); }
 KFN float rsqrt(float v) { return rsqrtf(v); }
 KFN float fma(float a, float b, float c) { return fmaf(a, b, c); }
-KFN float relu(float v) {  // NaN stays NaN: what is not finite must show in the result
+KFN float relu(float v) {  // NaN stays NaN, which fmaxf would turn into 0
   float r;
   asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(r) : "f"(v));
   return r;
