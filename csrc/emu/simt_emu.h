@@ -256,6 +256,14 @@ KFN float shfl_xor(float v, int m) {
   warp(3, &a, [](void** p) { ShflArg** l = (ShflArg**)p; for (int t = 0; t < 32; t++) *l[t]->out = l[t ^ l[t]->m]->v; });
   return out;
 }
+template <class T> struct ShflOfArg { T v; T* out; int m; };
+template <class T> KFN T shfl_xor_of(int op, T v, int m) {
+  T out; ShflOfArg<T> a{v, &out, m};
+  warp(op, &a, [](void** p) { auto l = (ShflOfArg<T>**)p; for (int t = 0; t < 32; t++) *l[t]->out = l[t ^ l[t]->m]->v; });
+  return out;
+}
+KFN int32_t shfl_xor(int32_t v, int m) { return shfl_xor_of<int32_t>(5, v, m); }
+KFN double shfl_xor(double v, int m) { return shfl_xor_of<double>(6, v, m); }
 KFN float rsqrt(float v) { return 1.f / std::sqrt(v); }
 KFN float fma(float a, float b, float c) { return std::fma(a, b, c); }
 KFN float relu(float v) { return v <= 0.f ? 0.f : v; }
@@ -269,6 +277,8 @@ template <class T> KFN T load(const T* p) { chk(p, sizeof(T)); return *p; }
 template <class T> KFN void store(T* p, T v) { chk(p, sizeof(T)); *p = v; }
 KFN float ldsf(uint32_t a) { return fbits(lds32(a)); }
 KFN void stsf(uint32_t a, float v) { sts32(a, ubits(v)); }
+KFN double ldsd(uint32_t a) { racer(a, 8); double v; memcpy(&v, sptr(a, 8), 8); return v; }
+KFN void stsd(uint32_t a, double v) { racew(a, 8); memcpy(sptr(a, 8), &v, 8); }
 struct ShflIArg { float v; float* out; int lane; };
 KFN float shfl(float v, int lane) {
   float out; ShflIArg a{v, &out, lane};
@@ -277,6 +287,8 @@ KFN float shfl(float v, int lane) {
 }
 KFN float mul(float a, float b) { return a * b; }
 KFN float add(float a, float b) { return a + b; }
+KFN double mul(double a, double b) { return a * b; }
+KFN double add(double a, double b) { return a + b; }
 KFN float sqrt(float v) { return std::sqrt(v); }
 KFN float tanh(float v) { return std::tanh(v); }
 KFN float max(float a, float b) { return a > b ? a : b; }
