@@ -2,6 +2,7 @@
 // The module cae_fast._C_emu: the CUDA engine with its kernels in the emulator, for tests.
 #include <pybind11/pybind11.h>
 
+#include "bindings/bind.h"
 #include "emu/emu_counts.h"
 
 namespace py = pybind11;
@@ -19,4 +20,5 @@ py::dict launch_counts() {
 PYBIND11_MODULE(_C_emu, m) {
   m.doc() = "CUDA kernels of cae_fast in the emulator. For tests.";
   m.def("launch_counts", &launch_counts, "What the emulator counted since the process began.");
+  bind_gpu(m);
 }

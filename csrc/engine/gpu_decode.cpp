@@ -71,12 +71,14 @@ class Decoding {
 
   void run_output(float* images) {
     cuda::OutputConvParams p;
-    p.rows = points_.count;
+    p.slots = points_.count;
     p.size = static_cast<int32_t>(network_.config.image_size);
+    p.channels = next_.norm.channels;
     p.image_channels = static_cast<int32_t>(network_.config.in_channels);
     p.norm = next_.norm;
-    p.y = next_.y;
+    p.raw = next_.y;
     p.weights = network_.output_weights;
+    p.scale = network_.output_scale;
     p.bias = network_.output_bias;
     p.images = images;
     p.finite = buffers_.finite;

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "cuda/moments_cuda.h"
-#include "cuda/output_conv_pack.h"
+#include "cuda/output_conv_cuda.h"
 #include "cuda/upsample_ring_pack.h"
 
 namespace cae::gpu {
@@ -194,7 +194,9 @@ void GpuNetwork::make_upsample(const WeightMap& weights, const ConvSpec& spec, i
   conv.moments.norm.gamma =
       keep(pad_channels(weights.at(norm + ".gamma").data, spec.out_channels));
   conv.moments.norm.beta = keep(pad_channels(weights.at(norm + ".beta").data, spec.out_channels));
-  rings.push_back(keep(cuda::pack_upsample_ring(weights.at(spec.name + ".weight"), conv.scale[0])));
+  rings.push_back(keep(cuda::pack_upsample_ring(weights.at(spec.name + ".weight").data,
+                                                spec.out_channels, spec.in_channels,
+                                                conv.scale[0])));
   upsamples.push_back(std::move(conv));
 }
 
@@ -255,11 +257,12 @@ GpuNetwork build_gpu_network(const NetworkConfig& config, const WeightMap& weigh
   network.modulation.push_back(network.make_linear(
       weights, "modulation.linear2",
       grouped_places(config.num_blocks * 4, config.code_channels(), network.stored_width())));
-  network.output_weights =
-      network.keep(cuda::pack_output_conv(weights.at("decoder.out.weight").data,
-                                          config.in_channels, config.channels));
-  const TensorView<const float>& bias = weights.at("decoder.out.bias");
-  network.output_bias = network.keep(std::vector<float>(bias.data, bias.data + bias.numel()));
+  const cuda::PackedOutputConv out = cuda::pack_output_conv(
+      weights.at("decoder.out.weight").data, weights.at("decoder.out.bias").data,
+      config.in_channels, config.channels);
+  network.output_weights = network.keep(out.weights);
+  network.output_scale = network.keep(out.scale);
+  network.output_bias = network.keep(out.bias);
   return network;
 }
 

@@ -51,6 +51,7 @@ struct GpuNetwork {
   GpuLinear head;                          // weight [out][in]
   const float* head_unscale = nullptr;
   const uint16_t* output_weights = nullptr;
+  const float* output_scale = nullptr;
   const float* output_bias = nullptr;
 
   /// Channels of a residual stream, as stored.

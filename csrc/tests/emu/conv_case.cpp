@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/emu/conv_case.h"
-#include "simt/simt.h"
+
+#include <deque>
+
+#include "emu/external_memory.h"
 
 namespace cae::test {
 
@@ -192,14 +195,23 @@ double ConvProblem::sum_at(int row, int y0, int x0, int o) const {
 }
 
 void run_conv(ConvProblem& p, const std::vector<Memory>& more) {
-  emu::S.ranges.clear();
-  auto add = [](const auto& v) {
-    emu::S.ranges.push_back({(const char*)v.data(), v.size() * sizeof(v[0]), ""});
+  std::deque<emu::ExternalMemory> visible;
+  const auto show = [&visible](const auto& buffer, bool writable) {
+    visible.emplace_back(buffer.data(), buffer.size() * sizeof(buffer[0]), writable);
   };
-  add(p.y); add(p.stream_in); add(p.stream_out); add(p.image); add(p.partials_in); add(p.counts);
-  add(p.eps); add(p.gamma); add(p.beta); add(p.ring_rows); add(p.ring_columns); add(p.partials);
-  add(p.padded_bias); add(p.output); add(p.packed.weights);
-  for (const Memory& m : more) emu::S.ranges.push_back({(const char*)m.data, m.bytes, ""});
+  for (const auto* buffer : {&p.image, &p.partials_in, &p.counts, &p.eps, &p.gamma, &p.beta,
+                             &p.ring_rows, &p.ring_columns, &p.padded_bias}) {
+    show(*buffer, false);
+  }
+  for (const auto* buffer : {&p.y, &p.stream_in, &p.packed.weights}) {
+    show(*buffer, false);
+  }
+  show(p.partials, true);
+  show(p.stream_out, true);
+  show(p.output, true);
+  for (const Memory& memory : more) {
+    visible.emplace_back(memory.data, memory.bytes, false);
+  }
   cuda::conv_tile(p.params, nullptr);
 }
 
