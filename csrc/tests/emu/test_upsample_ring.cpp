@@ -52,10 +52,9 @@ struct RingImage {
     double total = 0.0;
     for (int ky = 0; ky < 5; ++ky) {
       for (int kx = 0; kx < 5; ++kx) {
-        const double* pixel =
-            operand + (static_cast<int64_t>(index(oy + ky - 2, height)) * width +
-                       index(ox + kx - 2, width)) *
-                          stored;
+        const double* pixel = operand + (static_cast<int64_t>(index(oy + ky - 2, height)) * width +
+                                         index(ox + kx - 2, width)) *
+                                            stored;
         for (int c = 0; c < in; ++c) {
           total += pixel[c] * weight[((static_cast<size_t>(o) * in + c) * 5 + ky) * 5 + kx];
         }
@@ -79,8 +78,7 @@ void test_ring(const RingCase& c) {
   const NormCase norm(random, kRows, 2, stored_in);
   std::vector<uint16_t> y = random.halves(kRows * pixels, c.in, stored_in);
   const std::vector<uint16_t> x = random.halves(2 * pixels, c.in, stored_in);
-  const std::vector<float> weight =
-      random.normals(static_cast<size_t>(c.out) * c.in * 25, 0.05F);
+  const std::vector<float> weight = random.normals(static_cast<size_t>(c.out) * c.in * 25, 0.05F);
   const std::vector<uint16_t> packed =
       cae::cuda::pack_upsample_ring(weight.data(), c.out, c.in, kScale);
 
@@ -122,11 +120,10 @@ void test_ring(const RingCase& c) {
       const double raw = from_half(y[y_rows[row] * pixels * stored_in + i]);
       const double normalised = norm.normalised(y_rows[row], mod_rows[row], ch, raw);
       const double value =
-          c.prologue == ConvPrologue::kPlain        ? raw
-          : c.prologue == ConvPrologue::kAffineRelu ? std::max(0.0, normalised)
-                                                    : normalised + from_half(x[stream_rows[row] *
-                                                                               pixels * stored_in +
-                                                                               i]);
+          c.prologue == ConvPrologue::kPlain ? raw
+          : c.prologue == ConvPrologue::kAffineRelu
+              ? std::max(0.0, normalised)
+              : normalised + from_half(x[stream_rows[row] * pixels * stored_in + i]);
       operand[i] = from_half(cae::cuda::to_half(static_cast<float>(value)));
     }
     const RingImage image{operand.data(), weight, c.height, c.width, c.in, stored_in};
@@ -147,11 +144,13 @@ void test_ring(const RingCase& c) {
           double got = 0.0;
           if (on_row) {
             got += got_rows[((static_cast<size_t>(row) * 2 + (oy == 0 ? 0 : 1)) * width + ox) *
-                                stored_out + o];
+                                stored_out +
+                            o];
           }
           if (on_column) {
             got += got_columns[((static_cast<size_t>(row) * 2 + (ox == 0 ? 0 : 1)) * height + oy) *
-                                   stored_out + o];
+                                   stored_out +
+                               o];
           }
           if (row == 1) {
             CAE_TEST_CHECK(!(on_row || on_column) || std::isnan(got));  // as it was
@@ -204,9 +203,9 @@ void test_nan() {
 
 /// Ring and convolution together: the upsampling layer as it is specified.
 void test_layer() {
-  cae::test::ConvProblem p(
-      {ConvKind::kUpsample, ConvPrologue::kAffineRelu, ConvEpilogue::kShuffle, 1, 9, 17, 12, 20, 64},
-      3);
+  cae::test::ConvProblem p({ConvKind::kUpsample, ConvPrologue::kAffineRelu, ConvEpilogue::kShuffle,
+                            1, 9, 17, 12, 20, 64},
+                           3);
   UpsampleRingParams params;
   params.prologue = p.c.prologue;
   params.rows = p.c.rows;
@@ -260,12 +259,12 @@ void test_refusals() {
   params.width = 4;
   params.in_channels = 8;
   params.out_channels = 8;
-  CAE_TEST_CHECK(
-      cae::testing::throws<std::invalid_argument>([&] { cae::cuda::upsample_ring(params, nullptr); }));
+  CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(
+      [&] { cae::cuda::upsample_ring(params, nullptr); }));
   params.height = 4;
   params.out_channels = 12;
-  CAE_TEST_CHECK(
-      cae::testing::throws<std::invalid_argument>([&] { cae::cuda::upsample_ring(params, nullptr); }));
+  CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(
+      [&] { cae::cuda::upsample_ring(params, nullptr); }));
   CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(
       [] { cae::cuda::pack_upsample_ring(nullptr, 0, 1, 1.0F); }));
 }
