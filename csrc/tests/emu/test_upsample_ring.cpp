@@ -278,6 +278,8 @@ int main() {
   test_ring({ConvPrologue::kAffineRelu, 17, 17, 72, 20});
   test_ring({ConvPrologue::kResidual, 65, 3, 3, 40});
   test_ring({ConvPrologue::kPlain, 2, 130, 40, 33});
+  test_ring({ConvPrologue::kAffineRelu, 3, 32, 8, 8});  // corners last and first of a warp
+  test_ring({ConvPrologue::kPlain, 2, 65, 8, 8});
   test_nan();
   test_layer();
   test_refusals();
