@@ -32,8 +32,8 @@ void path_codes(const float* vertices, int64_t vertex_count, int64_t code_dim,
     const float* path = vertices + image_index[m] * vertex_count * code_dim;
     const std::vector<double> lengths = arc_lengths(path, vertex_count, code_dim);
     const PathPoint point =
-        locate_on_path([&](int64_t i) { return lengths[static_cast<size_t>(i)]; },
-                       vertex_count - 1, step[m], grid);
+        locate_on_path([&](int64_t i) { return lengths[static_cast<size_t>(i)]; }, vertex_count - 1,
+                       step[m], grid);
     const float* a = path + point.segment * code_dim;
     for (int64_t d = 0; d < code_dim; ++d) {
       // a[code_dim + d] does not exist behind the last vertex, which only u = 0 of a point names

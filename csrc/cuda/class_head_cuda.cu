@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // One block per row: the means go to shared memory, then each warp makes every eighth element of
 // the code.
-#include "cuda/class_head_cuda.h"
-
 #include "core/check.h"
+#include "cuda/class_head_cuda.h"
 #include "simt/launch.h"
+#include "simt/simt.h"
 
 namespace cae::cuda {
 namespace {
@@ -52,8 +52,8 @@ void class_head(const ClassHeadParams& params, void* stream) {
             kMaxHeadChannels, "], got ", params.channels);
   CAE_CHECK(params.stored_channels >= params.channels, "channels as stored must be at least ",
             params.channels, ", got ", params.stored_channels);
-  CAE_CHECK(params.code_dim >= 1 && params.parts >= 1, "code_dim and parts must be at least 1, got ",
-            params.code_dim, " and ", params.parts);
+  CAE_CHECK(params.code_dim >= 1 && params.parts >= 1,
+            "code_dim and parts must be at least 1, got ", params.code_dim, " and ", params.parts);
   launch(class_head_kernel, Grid{params.rows, 1, 1}, kHeadThreads,
          static_cast<uint32_t>(params.channels) * 4, stream, params);
 }

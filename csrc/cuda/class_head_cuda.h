@@ -10,7 +10,7 @@ struct ClassHeadParams {
   int32_t rows = 0;
   int32_t parts = 0;
   int32_t channels = 0;
-  int32_t stored_channels = 0;      // of `partials`
+  int32_t stored_channels = 0;  // of `partials`
   int32_t code_dim = 0;
   const float* partials = nullptr;  // [rows][parts][stored_channels][2]: mean, M2
   const float* counts = nullptr;    // [parts] pixels behind each

@@ -5,13 +5,13 @@
 // block makes 32 columns and its threads share the inputs: 8 inputs times 4 columns each, loaded
 // before anything else, which puts a slice of 256 inputs in flight at once. Up to 16 rows use what
 // was loaded; more rows are other blocks. Partial sums meet in a fixed order: lanes, then warps.
-#include "cuda/modulation_cuda.h"
-
 #include <cstring>
 
 #include "core/check.h"
+#include "cuda/modulation_cuda.h"
 #include "ops/path_point.h"
 #include "simt/launch.h"
+#include "simt/simt.h"
 
 namespace cae::cuda {
 namespace {
@@ -26,8 +26,7 @@ KFN void store_double(uint32_t address, double value) {
 }
 
 KFN double load_double(uint32_t address) {
-  const uint64_t bits =
-      dev::lds32(address) | static_cast<uint64_t>(dev::lds32(address + 4)) << 32;
+  const uint64_t bits = dev::lds32(address) | static_cast<uint64_t>(dev::lds32(address + 4)) << 32;
   double value;
   memcpy(&value, &bits, sizeof(value));
   return value;

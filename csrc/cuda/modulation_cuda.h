@@ -41,6 +41,7 @@ struct LinearParams {
 void linear(const LinearParams& params, void* stream);
 
 // Both launch on `stream`, a cudaStream_t, and return at once for no rows. They throw
-// std::invalid_argument if sizes do not fit each other, std::runtime_error if the launch is refused.
+// std::invalid_argument if sizes do not fit each other, std::runtime_error if the launch is
+// refused.
 
 }  // namespace cae::cuda

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A block merges one group of parts for 32 neighbouring channels, a lane each: reads are 256 bytes
 // in a row. Its warps share the parts, and their sums are added in the order of the warps.
-#include "cuda/moments_cuda.h"
-
 #include "core/check.h"
+#include "cuda/moments_cuda.h"
 #include "simt/launch.h"
+#include "simt/simt.h"
 
 namespace cae::cuda {
 namespace {

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Eight neighbouring pixels and four groups of eight channels make a warp: it reads and writes
 // whole 32-byte sectors in either layout, so nothing goes through shared memory.
-#include "cuda/stream_cuda.h"
-
 #include "core/check.h"
 #include "cuda/conv_tile.cuh"
+#include "cuda/stream_cuda.h"
 #include "simt/launch.h"
 
 namespace cae::cuda {
@@ -24,8 +23,7 @@ struct StreamPlace {
 
 KFN StreamPlace stream_place(int pixels, int stored_channels) {
   const int pixel_blocks = (pixels + kStreamPixels - 1) / kStreamPixels;
-  const int blocks =
-      pixel_blocks * ((stored_channels + kStreamChannels - 1) / kStreamChannels);
+  const int blocks = pixel_blocks * ((stored_channels + kStreamChannels - 1) / kStreamChannels);
   const int block = dev::bx() % blocks;
   return {dev::bx() / blocks, block % pixel_blocks * kStreamPixels,
           block / pixel_blocks * kStreamChannels};
@@ -37,9 +35,8 @@ int stream_blocks(int rows, int height, int width, int stored_channels) {
   const int64_t pixels = static_cast<int64_t>(height) * width;
   const int64_t blocks = rows * ((pixels + kStreamPixels - 1) / kStreamPixels) *
                          ((stored_channels + kStreamChannels - 1) / kStreamChannels);
-  CAE_CHECK(pixels * stored_channels <= INT32_MAX && blocks <= INT32_MAX,
-            "a stream of ", rows, " x ", height, " x ", width, " x ", stored_channels,
-            " is too large for one launch");
+  CAE_CHECK(pixels * stored_channels <= INT32_MAX && blocks <= INT32_MAX, "a stream of ", rows,
+            " x ", height, " x ", width, " x ", stored_channels, " is too large for one launch");
   return static_cast<int>(blocks);
 }
 
@@ -161,8 +158,7 @@ void finish_stream(const FinishStreamParams& params, void* stream) {
     return;
   }
   check_stream_channels(params.channels, params.norm.channels);
-  const int blocks =
-      stream_blocks(params.rows, params.height, params.width, params.norm.channels);
+  const int blocks = stream_blocks(params.rows, params.height, params.width, params.norm.channels);
   launch(finish_stream_kernel, Grid{blocks, 1, 1}, kStreamThreads, norm_bytes(kStreamChannels),
          stream, params);
 }

@@ -4,10 +4,9 @@
 // the block, lies in shared memory in cells of 8 channels, so a tap is an offset of one cell.
 // Weights arrive in a ring of three stages; the next patch is fetched to registers while the
 // present one is multiplied. Warps: 4 x 16 positions times 2 x 32 columns.
-#include "cuda/upsample_ring_cuda.h"
-
 #include "core/check.h"
 #include "cuda/conv_tile.cuh"
+#include "cuda/upsample_ring_cuda.h"
 #include "cuda/upsample_ring_pack.h"
 #include "simt/launch.h"
 
@@ -38,9 +37,7 @@ struct RingPlace {
   int64_t to_stream;  // what to add for stream_in
 };
 
-HDFN constexpr int ring_tiles(int length) {
-  return (length + kRingPositions - 1) / kRingPositions;
-}
+HDFN constexpr int ring_tiles(int length) { return (length + kRingPositions - 1) / kRingPositions; }
 
 /// Blocks of a row: top, bottom, left, right; of a side: tiles of positions, then columns.
 KFN RingPlace ring_place(const UpsampleRingParams& p, int64_t slot, int block) {
@@ -138,9 +135,9 @@ struct RingLoader {
         load_eight(smem + kRingNormAt + c * 4, scale);
         load_eight(smem + kRingNormAt + (p.in_channels + c) * 4, shift);
       }
-      difference = subtract_eight(
-          make_operand<kPrologue>(cell.inner, cell.add_inner, scale, shift),
-          make_operand<kPrologue>(cell.outer, cell.add_outer, scale, shift));
+      difference =
+          subtract_eight(make_operand<kPrologue>(cell.inner, cell.add_inner, scale, shift),
+                         make_operand<kPrologue>(cell.outer, cell.add_outer, scale, shift));
     }
     dev::sts128(smem + kRingPatchAt + buffer * kRingPatchBytes +
                     vector(j) % kRingGroups * kRingGroupPitch + vector(j) / kRingGroups * 16,
@@ -193,17 +190,16 @@ KFN void store_ring(const UpsampleRingParams& p, const RingPlace& at, const Ring
       const int column = at.block * kRingColumns + warp_n * 32 + j * 8 + (lane & 3) * 2;
       const int phase = column >= p.out_channels ? 1 : 0;
       const int channel = column - phase * p.out_channels;
-      const bool corner =
-          at.side < 2 && position == (phase == 0 ? 0 : at.length - 1);
+      const bool corner = at.side < 2 && position == (phase == 0 ? 0 : at.length - 1);
       if (position < at.length && channel < p.out_channels) {
         UNROLL for (int e = 0; e < 2; ++e) {
           float sum = sums.ring[j][h * 2 + e];
           if (corner) {
             sum += sums.inner[j][h * 2 + e] - sums.outer[j][h * 2 + e];
           }
-          dev::store(side + (2 * position + phase) * static_cast<int64_t>(p.out_channels) +
-                         channel + e,
-                     channel + e < p.real_channels ? sum : 0.0F);
+          dev::store(
+              side + (2 * position + phase) * static_cast<int64_t>(p.out_channels) + channel + e,
+              channel + e < p.real_channels ? sum : 0.0F);
         }
       }
     }
@@ -247,7 +243,8 @@ KERNEL void __launch_bounds__(kRingThreads, 1) upsample_ring_kernel(const Upsamp
       at.side < 2 && (at.first + warp_m * 16 == 0 || (last >= 0 && last < 16));  // of the warp
   const uint32_t group = smem + kRingPatchAt + (lane >> 4) * kRingGroupPitch;
   const uint32_t weight_at =
-      smem + (((lane >> 3) & 1) * kRingColumns + warp_n * 32 + ((lane >> 4) << 3) + (lane & 7)) * 16;
+      smem +
+      (((lane >> 3) & 1) * kRingColumns + warp_n * 32 + ((lane >> 4) << 3) + (lane & 7)) * 16;
   NOUNROLL for (int kb = 0; kb < k_blocks; ++kb) {
     dev::cp_wait<kRingStages - 2>();
     dev::sync();

@@ -30,9 +30,9 @@ struct UpsampleRingParams {
   const uint16_t* y = nullptr;          // [.][height][width][in_channels] half
   const uint16_t* stream_in = nullptr;  // kResidual: as y
   const uint16_t* weights = nullptr;    // pack_upsample_ring
-  float* ring_rows = nullptr;     // [rows][2: top, bottom][2 * width][out_channels], pads zero
-  float* ring_columns = nullptr;  // [rows][2: left, right][2 * height][out_channels]
-  const int32_t* y_row = nullptr;       // row of y and its moments; null: the slot itself
+  float* ring_rows = nullptr;      // [rows][2: top, bottom][2 * width][out_channels], pads zero
+  float* ring_columns = nullptr;   // [rows][2: left, right][2 * height][out_channels]
+  const int32_t* y_row = nullptr;  // row of y and its moments; null: the slot itself
   const int32_t* stream_row = nullptr;  // row of stream_in
   const int32_t* mod_row = nullptr;     // row of gamma and beta
   const int32_t* active = nullptr;      // [rows], 0: nothing to do; null: all

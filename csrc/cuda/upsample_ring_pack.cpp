@@ -43,8 +43,8 @@ std::vector<uint16_t> pack_upsample_ring(const float* weight, int64_t out, int64
   const int64_t blocks = ring_blocks(static_cast<int>(stored_out));
   const int64_t k_blocks = ring_k_blocks(stored_channels(in));
   const AxisTaps phases[2] = {axis_taps(AxisOutput::kEven, 2), axis_taps(AxisOutput::kOdd, 2)};
-  std::vector<uint16_t> packed(static_cast<size_t>(kRingSides * blocks * k_blocks * kRingStageHalves),
-                               0);
+  std::vector<uint16_t> packed(
+      static_cast<size_t>(kRingSides * blocks * k_blocks * kRingStageHalves), 0);
   for (int side = 0; side < kRingSides; ++side) {
     for (int phase = 0; phase < 2; ++phase) {
       for (int64_t o = 0; o < out; ++o) {
@@ -52,8 +52,8 @@ std::vector<uint16_t> pack_upsample_ring(const float* weight, int64_t out, int64
         const int64_t block = (side * blocks + column / kRingColumns) * k_blocks;
         for (int64_t c = 0; c < in; ++c) {
           for (int tap = 0; tap < kRingTaps; ++tap) {
-            const double value = packed_tap(weight + (o * in + c) * 25, side,
-                                            phases[phase], phase, tap);
+            const double value =
+                packed_tap(weight + (o * in + c) * 25, side, phases[phase], phase, tap);
             const int64_t cell =
                 ((block + c / kRingKBlock) * kRingTaps + tap) * kRingGroups + c % kRingKBlock / 8;
             packed[static_cast<size_t>((cell * kRingColumns + column % kRingColumns) * 8 + c % 8)] =

@@ -106,7 +106,8 @@ struct NormCase {
   double normalised(int norm_row, int mod_row, int channel, double value) const {
     double mean = 0.0;
     double m2 = 0.0;
-    const float* parts = &partials[(static_cast<size_t>(norm_row) * kParts * channels + channel) * 2];
+    const float* parts =
+        &partials[(static_cast<size_t>(norm_row) * kParts * channels + channel) * 2];
     for (int t = 0; t < kParts; ++t) {
       mean += static_cast<double>(parts[t * channels * 2]) * counts[t] / kTotal;
     }

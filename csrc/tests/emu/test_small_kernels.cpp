@@ -67,8 +67,7 @@ void test_finish(int channels, int height, int width, bool has_stream) {
   const int pixels = height * width;
   const NormCase norm(random, kRows, kRows, stored);
   std::vector<uint16_t> y = random.halves(static_cast<size_t>(kRows) * pixels, channels, stored);
-  const std::vector<uint16_t> x =
-      random.halves(static_cast<size_t>(2) * pixels, channels, stored);
+  const std::vector<uint16_t> x = random.halves(static_cast<size_t>(2) * pixels, channels, stored);
   y[0] = 0x7e00;  // NaN
   const DeviceArray<uint16_t> device_y(y);
   const DeviceArray<uint16_t> device_x(x);
@@ -135,8 +134,8 @@ void test_stream_refusals() {
   params.width = 4;
   params.channels = 3;
   params.stored_channels = 3;
-  CAE_TEST_CHECK(
-      cae::testing::throws<std::invalid_argument>([&] { cae::cuda::import_stream(params, nullptr); }));
+  CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(
+      [&] { cae::cuda::import_stream(params, nullptr); }));
 }
 
 struct Moments {
@@ -198,7 +197,8 @@ void test_moments(int rows, int parts, int merged_parts, int channels) {
           const auto& part = values[(static_cast<size_t>(row) * parts + t) * channels + c];
           all.insert(all.end(), part.begin(), part.end());
         }
-        const float* pair = &got[((static_cast<size_t>(row) * merged_parts + g) * channels + c) * 2];
+        const float* pair =
+            &got[((static_cast<size_t>(row) * merged_parts + g) * channels + c) * 2];
         if (row == 0 && g == 0 && c == 0) {
           CAE_TEST_CHECK(std::isnan(pair[0]) && std::isnan(pair[1]));
           continue;
@@ -229,8 +229,8 @@ void test_moments_refusals() {
   params.channels = 8;
   params.parts = 3;
   params.merged_parts = 4;
-  CAE_TEST_CHECK(
-      cae::testing::throws<std::invalid_argument>([&] { cae::cuda::merge_moments(params, nullptr); }));
+  CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(
+      [&] { cae::cuda::merge_moments(params, nullptr); }));
   CAE_TEST_CHECK(
       cae::testing::throws<std::invalid_argument>([] { cae::cuda::merged_counts({1.0F}, 2); }));
 }
@@ -288,8 +288,7 @@ void test_class_head(int rows, int parts, int channels, int code_dim) {
         size += std::fabs(term);
       }
       const float value = got[static_cast<size_t>(row) * code_dim + d];
-      CAE_TEST_CHECK(std::isnan(want) ? std::isnan(value)
-                                      : std::fabs(value - want) <= 1e-6 * size);
+      CAE_TEST_CHECK(std::isnan(want) ? std::isnan(value) : std::fabs(value - want) <= 1e-6 * size);
     }
   }
 }
