@@ -10,9 +10,9 @@
 #include "core/half_bits.h"
 #include "cuda/flip_step_cuda.h"
 #include "device_array.h"
-#include "random_path.h"
 #include "search/flip_plan.h"
 #include "search/flip_search_host.h"
+#include "tests/random_path.h"
 
 namespace cae::testing {
 

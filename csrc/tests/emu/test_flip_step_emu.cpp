@@ -5,8 +5,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "check_test.h"
 #include "flip_group.h"
+#include "tests/check_test.h"
 
 namespace {
 

@@ -7,9 +7,9 @@
 #include <stdexcept>
 #include <vector>
 
-#include "check_test.h"
 #include "cuda/saliency_cuda.h"
 #include "device_array.h"
+#include "tests/check_test.h"
 
 namespace {
 
