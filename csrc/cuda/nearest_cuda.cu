@@ -37,7 +37,7 @@ struct Candidate {
   double distance;
   int32_t row;
 
-  KMFN bool before(const Candidate& other) const {
+  KFN_MEMBER bool before(const Candidate& other) const {
     if (row == kNoRow || other.row == kNoRow) {
       return row != kNoRow;
     }
@@ -100,7 +100,7 @@ struct Wanted {
   int32_t source;
   int32_t target;
 
-  KMFN bool takes(int32_t row_class) const {
+  KFN_MEMBER bool takes(int32_t row_class) const {
     return row_class >= 0 &&
            (target == search::kAnyTarget ? row_class != source : row_class == target);
   }

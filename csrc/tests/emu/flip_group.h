@@ -134,7 +134,7 @@ inline GroupResult FlipGroup::on_device(int32_t& rounds_used) const {
   const auto n = static_cast<size_t>(images());
   const auto classes = static_cast<size_t>(rules.num_classes);
   const search::FlipPlan plan = search::plan_flips(rules);
-  const auto slots = static_cast<size_t>(plan.slots + extra_slots);
+  const auto slots = static_cast<size_t>(plan.slots) + static_cast<size_t>(extra_slots);
   const auto points = static_cast<size_t>(plan.points);
   const DeviceArray<search::FlipState> states(n, search::FlipState{});
   const DeviceArray<int32_t> image_index(n * slots, -9), step(n * slots, -9), active(n * slots, -9),
