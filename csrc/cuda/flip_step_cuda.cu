@@ -165,7 +165,7 @@ struct LazyVerdicts {
   const float* logits;  // [points][K]
   int lane;
 
-  KMFN PointVerdict operator[](int32_t point) const {
+  KFN_MEMBER PointVerdict operator[](int32_t point) const {
     const int64_t first = static_cast<int64_t>(point) * rules.num_classes;
     return search::judge_row(rules, state, WarpRow{logits + first, rules.num_classes, lane});
   }

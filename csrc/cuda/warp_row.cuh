@@ -17,9 +17,9 @@ struct WarpRow {
   int32_t count;
   int32_t lane;
 
-  KMFN double at(int32_t i) const { return dev::load(logits + i); }
+  KFN_MEMBER double at(int32_t i) const { return dev::load(logits + i); }
 
-  KMFN int32_t top() const {
+  KFN_MEMBER int32_t top() const {
     int32_t bad = 0;
     for (int32_t i = lane; i < count; i += 32) {
       const float value = dev::load(logits + i);
@@ -29,11 +29,11 @@ struct WarpRow {
     return bad != 0 ? search::kUndefined : highest([](int32_t) { return true; });
   }
 
-  KMFN int32_t best_other(int32_t index) const {
+  KFN_MEMBER int32_t best_other(int32_t index) const {
     return highest([=](int32_t i) { return i != index; });
   }
 
-  KMFN double sum_exp_except(int32_t except, double reference) const {
+  KFN_MEMBER double sum_exp_except(int32_t except, double reference) const {
     double sum = 0.0;
     for (int32_t i = lane; i < count; i += 32) {
       if (i != except) {
@@ -47,7 +47,7 @@ struct WarpRow {
   /// Class of the highest logit among those that are `wanted`, the lowest on ties; kUndefined if
   /// none is. All logits are finite.
   template <class Wanted>
-  KMFN int32_t highest(const Wanted& wanted) const {
+  KFN_MEMBER int32_t highest(const Wanted& wanted) const {
     int32_t best = search::kUndefined;
     float best_value = 0.0F;
     for (int32_t i = lane; i < count; i += 32) {

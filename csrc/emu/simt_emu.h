@@ -13,7 +13,6 @@
 #include <functional>
 #define KFN static inline
 #define KFN_MEMBER inline
-#define KMFN inline  // a member function
 #define HDFN static inline
 #define KERNEL
 #define UNROLL

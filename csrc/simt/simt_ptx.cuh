@@ -5,7 +5,6 @@
 #include <cuda_fp16.h>
 #define KFN static __device__ __forceinline__
 #define KFN_MEMBER __device__ __forceinline__
-#define KMFN __device__ __forceinline__  // a member function
 #define HDFN static __host__ __device__ __forceinline__
 #define KERNEL __global__
 #define UNROLL _Pragma("unroll")

@@ -7,10 +7,10 @@
 #include <stdexcept>
 #include <vector>
 
-#include "check_test.h"
 #include "core/half_bits.h"
 #include "cuda/output_conv_cuda.h"
 #include "device_array.h"
+#include "tests/check_test.h"
 
 namespace {
 
