@@ -10,8 +10,8 @@ namespace cae::cpu {
 
 /// One line of points times one panel of output channels:
 ///   out[p, c] = sum over s, k of a[p * a_point_stride + s * a_segment_stride + k] * b[(s, k), c]
-/// for p < points, c < channels, s < segments, k < segment_length, summed in order of (s, k); each
-/// segment for itself first if `split`, which loses fewer bits in long sums.
+/// for p < points, c < channels, s < segments, k < segment_length, in order of (s, k); at most 64
+/// addends are summed for themselves first, which loses fewer bits than one long sum.
 /// `b` is packed [segments * segment_length][width], width = channels rounded up to whole vectors.
 struct StripArgs {
   const float* a;
@@ -24,7 +24,6 @@ struct StripArgs {
   int64_t out_point_stride;
   int64_t points;
   int64_t channels;
-  bool split;
   const float* next_a;  // what will be read soon: fetched into the cache meanwhile, or null
   const float* next_b;
   int64_t next_floats;  // of each

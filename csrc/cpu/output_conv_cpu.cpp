@@ -78,7 +78,6 @@ void output_conv(const OutputConv& conv, const std::vector<ConvSource>& images, 
       strip.out_point_stride = conv.columns;
       strip.points = conv.padded_width();
       strip.channels = conv.columns;
-      strip.split = true;
       table.narrow_strip(strip);
       sum_products(conv, products, sums);
       for (int64_t o = 0; o < conv.out_channels; ++o) {

@@ -14,16 +14,6 @@
 namespace cae::cpu {
 namespace {
 
-/// Addends of a product that are summed for themselves first: the largest divisor of the depth that
-/// is no more than 64.
-int64_t split_depth(int64_t depth) {
-  int64_t split = std::min<int64_t>(depth, 64);
-  while (depth % split != 0) {
-    --split;
-  }
-  return split >= 16 ? split : depth;
-}
-
 /// Whether to store an image past the caches: a large one would only push the weights and what is
 /// at work out of them. Needs pixels of whole cache lines.
 bool goes_past_caches(const float* image, int64_t size, int64_t channels) {
@@ -144,10 +134,8 @@ class WinogradJob {
     const WinogradChunk& chunk = plan_.chunks[static_cast<size_t>(chunk_index)];
     StripArgs strip{};
     strip.a_point_stride = plan_.depth;
-    strip.segment_length = split_depth(plan_.depth);
-    strip.segments = plan_.depth / strip.segment_length;
-    strip.a_segment_stride = strip.segment_length;
-    strip.split = true;
+    strip.segments = 1;
+    strip.segment_length = plan_.depth;
     strip.out_point_stride = block.columns;
     strip.points = chunk.tiles;
     const auto count = static_cast<int64_t>(block.products.size());

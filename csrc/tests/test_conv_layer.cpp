@@ -183,7 +183,8 @@ void check_moments(const ConvLayer& layer, const Output& output) {
   }
 }
 
-/// Direct sums stay near float32's rounding; Winograd's transforms double that, see the plans.
+/// Direct sums stay near float32's rounding however long they are (a sum of 2304 addends in a row
+/// would be 9e-7 off); Winograd's transforms add to that, see the plans.
 void test_layer(const Case& c) {
   const auto fan_in = static_cast<float>(c.channels * c.kernel * c.kernel);
   const std::vector<float> weight =
@@ -203,7 +204,7 @@ void test_layer(const Case& c) {
       const std::vector<double> expected =
           reference(c, first, weight, layer.out_height, layer.out_width);
       const double error = relative_error(alone.out, expected);
-      CAE_TEST_CHECK(error < (layer.winograd ? 3e-6 : 1e-6));
+      CAE_TEST_CHECK(error < (layer.winograd ? 3e-6 : 3e-7));
       check_moments(layer, alone);
       for (size_t i = 0; i < alone.stream.size(); ++i) {
         CAE_TEST_CHECK(std::abs(alone.stream[i] - first.value(i)) < 1e-5);
@@ -370,6 +371,7 @@ int main() {
            Case{4, 2, 1, false, 100, 90, 8, 40},
            Case{5, 1, 2, true, 40, 35, 16, 16},
            Case{7, 1, 3, false, 12, 9, 3, 33},
+           Case{3, 1, 1, false, 4, 6, 256, 18},
        }) {
     test_layer(c);
   }
