@@ -65,11 +65,11 @@ struct Parts {
 /// `next`: floats into args.next_a and args.next_b from where `fetches` cache lines of each are
 /// fetched while each piece is summed.
 template <class Isa, int kPoints, int kVectors>
-void tile(const StripArgs& args, const float* a_tile, float* out, int64_t next, int64_t fetches) {
+void tile(const StripArgs& args, const Parts& parts, const float* a_tile, float* out, int64_t next,
+          int64_t fetches) {
   using Vec = typename Isa::Vec;
   const int64_t stride = args.a_point_stride;
   const float* b = args.b;
-  const Parts parts(args);
   int64_t begin = 0;  // of the piece
   for (int64_t first = 0; first < args.segments;) {
     Vec sums[kPoints][kVectors];
@@ -114,7 +114,8 @@ void tile(const StripArgs& args, const float* a_tile, float* out, int64_t next, 
   }
 }
 
-using TileFunction = void (*)(const StripArgs&, const float*, float*, int64_t, int64_t);
+using TileFunction = void (*)(const StripArgs&, const Parts&, const float*, float*, int64_t,
+                              int64_t);
 
 /// Points of a tile: as many sums as registers beside one value and the weights.
 template <class Isa, int kVectors>
@@ -140,14 +141,15 @@ void strip_of(const StripArgs& args) {
   const int64_t tiles = (args.points + kMost - 1) / kMost;
   const int64_t small = args.points / tiles;
   const int64_t larger = args.points % tiles;  // tiles of small + 1 points
-  const int64_t pieces = Parts(args).pieces * args.segments;
+  const Parts parts(args);
+  const int64_t pieces = parts.pieces * args.segments;
   const int64_t fetches = args.next_a == nullptr
                               ? 0
                               : (args.next_floats / kLine + tiles * pieces - 1) / (tiles * pieces);
   int64_t point = 0;
   for (int64_t i = 0; i < tiles; ++i) {
     const int64_t points = small + (i < larger ? 1 : 0);
-    select_tile<Isa, kVectors>(points)(args, args.a + point * args.a_point_stride,
+    select_tile<Isa, kVectors>(points)(args, parts, args.a + point * args.a_point_stride,
                                        args.out + point * args.out_point_stride,
                                        i * fetches * pieces * kLine, fetches);
     point += points;
