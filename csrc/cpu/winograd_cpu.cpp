@@ -5,6 +5,7 @@
 // chunks, several tasks share a chunk's blocks, and each transforms the chunk for itself.
 #include <algorithm>
 
+#include "core/ceil_div.h"
 #include "cpu/border.h"
 #include "cpu/isa_cpu.h"
 #include "cpu/load_source.h"
@@ -73,8 +74,8 @@ class WinogradJob {
     int64_t best = 1;
     double best_time = 0;
     for (int64_t shares = 1; shares <= blocks_; ++shares) {
-      const int64_t rounds = (units * shares + threads - 1) / threads;
-      const int64_t blocks = (blocks_ + shares - 1) / shares;
+      const int64_t rounds = ceil_div(units * shares, threads);
+      const int64_t blocks = ceil_div(blocks_, shares);
       const double share = static_cast<double>(blocks) / static_cast<double>(blocks_);
       const double time = static_cast<double>(rounds) * (kTransform + share);
       if (shares == 1 || time < best_time) {
@@ -269,7 +270,7 @@ class WinogradJob {
 
 }  // namespace
 
-void winograd(const ConvLayer& layer, const std::vector<LayerImage>& images, Scratch& scratch) {
+void run_winograd(const ConvLayer& layer, const std::vector<LayerImage>& images, Scratch& scratch) {
   if (images.empty()) {
     return;
   }

@@ -100,7 +100,7 @@ void run_layer(const ConvLayer& layer, const std::vector<LayerImage>& images, Sc
               "a layer that halves the image has no stream");
   }
   if (layer.winograd) {
-    cpu::winograd(layer, images, scratch);
+    cpu::run_winograd(layer, images, scratch);
     return;
   }
   std::vector<PadImage> pads;
