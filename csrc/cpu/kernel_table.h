@@ -104,6 +104,27 @@ struct WinogradOutputArgs {
   float m2_weight;    // pixels before * mean_weight
 };
 
+/// Transform of seven rows for F(4, 4) along y, see row_kernels.h. Values as above, over pixels x
+/// channels of each row.
+struct RowsInputArgs {
+  const float* in[7];
+  const float* residual[7];  // of all rows or null for all
+  const float* scale;        // [channels]
+  const float* shift;        // [channels]
+  bool relu;
+  int64_t pixels;
+  int64_t channels;
+  float* out;  // of frequency 0, [pixels, channels]
+  int64_t frequency_stride;
+};
+
+/// Transform back: the products of frequencies 0 to 6 to rows 0 to 3, in the same place.
+struct RowsOutputArgs {
+  float* products;
+  int64_t frequency_stride;
+  int64_t count;  // floats of each
+};
+
 struct KernelTable {
   const char* name;
   int64_t vector_width;  // floats
@@ -118,6 +139,8 @@ struct KernelTable {
   void (*winograd_output3)(const WinogradOutputArgs&);
   void (*winograd_output2)(const WinogradOutputArgs&);
   void (*winograd_upsample)(const WinogradOutputArgs&);
+  void (*rows_input)(const RowsInputArgs&);
+  void (*rows_output)(const RowsOutputArgs&);
   void (*fence)();  // before other threads read what was stored past the caches
 };
 

@@ -8,14 +8,8 @@
 #pragma once
 
 #include "cpu/kernel_table.h"
+#include "cpu/row_kernels.h"
 #include "cpu/winograd_kernels.h"
-
-// Before a loop whose iterations touch separate elements.
-#if defined(__clang__)
-#define CAE_INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define CAE_INDEPENDENT_ITERATIONS _Pragma("GCC ivdep")
-#endif
 
 namespace cae::cpu {
 namespace {
@@ -302,6 +296,8 @@ constexpr KernelTable make_table(const char* name, void (*fence)()) {
                      &winograd_output<Isa, 6>,
                      &winograd_output<Isa, 5>,
                      &winograd_upsample<Isa>,
+                     &rows_input,
+                     &rows_output,
                      fence};
 }
 

@@ -159,13 +159,13 @@ UpsampleLayer read_upsample(WeightReader& reader, const NetworkConfig& config, i
   return layer;
 }
 
-OutputConv read_output(WeightReader& reader, const NetworkConfig& config) {
+OutputConv read_output(WeightReader& reader, const NetworkConfig& config, Arithmetic arithmetic) {
   const auto weight = reader.get("decoder.out.weight", {config.in_channels, config.channels, 7, 7});
   const auto bias = reader.vector("decoder.out.bias", config.in_channels);
   if (weight.data == nullptr || bias.empty()) {
     return {};
   }
-  return plan_output_conv(weight, bias.data(), config.image_size, config.image_size);
+  return plan_output_conv(weight, bias.data(), config.image_size, config.image_size, arithmetic);
 }
 
 void check_range(const char* field, int64_t value, int64_t least, int64_t most) {
@@ -193,7 +193,7 @@ Network read_network(const NetworkConfig& config, WeightReader& reader, Arithmet
   for (int i = 0; i < 2; ++i) {
     network.upsamples.push_back(read_upsample(reader, config, i, arithmetic));
   }
-  network.out = read_output(reader, config);
+  network.out = read_output(reader, config, arithmetic);
   return network;
 }
 
