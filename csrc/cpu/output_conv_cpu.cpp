@@ -3,6 +3,7 @@
 // input rows that they see are normalised, or transformed, into the task's scratch, borders
 // included, just before they are needed.
 #include <algorithm>
+#include <cstring>
 
 #include "core/ceil_div.h"
 #include "cpu/border.h"
@@ -13,6 +14,8 @@
 
 namespace cae::cpu {
 namespace {
+
+typedef float Four __attribute__((vector_size(16)));
 
 class OutputTask {
  public:
@@ -149,15 +152,17 @@ class OutputTask {
     const int64_t step = conv_.columns + conv_.out_channels;
     for (int64_t first = 0; first < conv_.out_channels; first += kTogether) {
       const int64_t channels = std::min(kTogether, conv_.out_channels - first);
-      float bias[kTogether] = {};
-      std::copy_n(conv_.bias.data() + first, channels, bias);
+      Four bias{};
+      for (int64_t o = 0; o < channels; ++o) {
+        bias[o] = conv_.bias[static_cast<size_t>(first + o)];
+      }
       for (int64_t x = 0; x < columns_; ++x) {
         const float* from = products + x * conv_.columns + first;
-        float sum[kTogether] = {bias[0], bias[1], bias[2], bias[3]};
+        Four sum = bias;
         for (int64_t j = 0; j < conv_.kernel; ++j, from += step) {
-          for (int64_t o = 0; o < kTogether; ++o) {  // beyond `channels`: not used
-            sum[o] += from[o];
-          }
+          Four product;  // beyond `channels`: not used
+          std::memcpy(&product, from, sizeof(product));
+          sum += product;
         }
         for (int64_t o = 0; o < channels; ++o) {
           sums_[(first + o) * columns_ + x] = sum[o];
