@@ -61,13 +61,27 @@ struct TanhArgs {
   int64_t count;
 };
 
+/// out = stream = residual + scale[c] * in + shift[c], over pixels x channels.
+struct ResidualArgs {
+  const float* in;
+  const float* scale;
+  const float* shift;
+  const float* residual;
+  float* out;
+  float* stream;     // or null
+  bool past_caches;  // for the stream, as in WinogradOutputArgs
+  int64_t pixels;
+  int64_t channels;
+};
+
 /// Input transform of one Winograd tile, all channels. Pixel (i, j) of its patch, 6 x 6 for 3x3
 /// filters and 10 x 10 for 4x4 filters of stride 2, is number rows[i] + columns[j] of the image.
-/// Its value is relu(affine), residual + affine or affine, where affine = scale[c] * in + shift[c];
+/// Its value is relu(affine), residual + affine or affine, where affine = scale[c] * in + shift[c],
+/// or what lies there if scale is null;
 /// the 10 x 10 patch has neither residual nor stream.
 struct WinogradInputArgs {
   const float* in;        // [pixels, channels]
-  const float* scale;     // [channels]
+  const float* scale;     // [channels] or null
   const float* shift;     // [channels]
   const float* residual;  // [pixels, channels] or null
   float* stream;          // where the tile's own pixels are kept, [pixels, channels], or null
@@ -134,6 +148,7 @@ struct KernelTable {
   void (*moments)(const MomentsArgs&);
   void (*affine)(const AffineArgs&);
   void (*tanh)(const TanhArgs&);
+  void (*residual)(const ResidualArgs&);
   void (*winograd_input3)(const WinogradInputArgs&);  // 3x3 filters, 36 frequencies
   void (*winograd_input2)(const WinogradInputArgs&);  // 4x4 filters of stride 2, 25 frequencies
   void (*winograd_output3)(const WinogradOutputArgs&);

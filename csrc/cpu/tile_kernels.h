@@ -291,6 +291,7 @@ constexpr KernelTable make_table(const char* name, void (*fence)()) {
                      &moments<Isa>,
                      &affine,
                      &tanh_all,
+                     &residual_pixels<Isa>,
                      &winograd_input3<Isa>,
                      &winograd_input2<Isa>,
                      &winograd_output<Isa, 6>,

@@ -358,24 +358,16 @@ int main() {
     return 77;  // skipped: this machine lacks it
   }
   for (const Case& c : {
-           Case{3, 1, 1, false, 16, 16, 64, 64},
-           Case{3, 1, 1, false, 13, 10, 20, 37},
-           Case{3, 1, 1, false, 2, 2, 1, 1},
-           Case{3, 1, 1, false, 3, 5, 7, 3},
-           Case{3, 1, 1, false, 33, 31, 9, 130},
-           Case{4, 2, 1, false, 16, 16, 16, 32},
-           Case{4, 2, 1, false, 18, 14, 3, 50},
-           Case{4, 2, 1, false, 2, 2, 5, 4},
-           Case{4, 2, 1, false, 7, 9, 12, 17},
-           Case{5, 1, 2, true, 8, 8, 32, 16},
-           Case{5, 1, 2, true, 2, 2, 3, 2},
-           Case{5, 1, 2, true, 7, 9, 18, 35},
-           Case{5, 1, 2, true, 5, 3, 4, 70},
-           Case{3, 1, 1, false, 50, 50, 16, 33},
-           Case{4, 2, 1, false, 100, 90, 8, 40},
-           Case{5, 1, 2, true, 40, 35, 16, 16},
-           Case{7, 1, 3, false, 12, 9, 3, 33},
-           Case{3, 1, 1, false, 4, 6, 256, 18},
+           Case{3, 1, 1, false, 16, 16, 64, 64}, Case{3, 1, 1, false, 13, 10, 20, 37},
+           Case{3, 1, 1, false, 2, 2, 1, 1},     Case{3, 1, 1, false, 3, 5, 7, 3},
+           Case{3, 1, 1, false, 33, 31, 9, 130}, Case{4, 2, 1, false, 16, 16, 16, 32},
+           Case{4, 2, 1, false, 18, 14, 3, 50},  Case{4, 2, 1, false, 2, 2, 5, 4},
+           Case{4, 2, 1, false, 7, 9, 12, 17},   Case{5, 1, 2, true, 8, 8, 32, 16},
+           Case{5, 1, 2, true, 2, 2, 3, 2},      Case{5, 1, 2, true, 7, 9, 18, 35},
+           Case{5, 1, 2, true, 5, 3, 4, 70},     Case{3, 1, 1, false, 50, 50, 16, 33},
+           Case{3, 1, 1, false, 63, 61, 12, 40},  // several chunks of whole rows of tiles
+           Case{4, 2, 1, false, 100, 90, 8, 40}, Case{5, 1, 2, true, 40, 35, 16, 16},
+           Case{7, 1, 3, false, 12, 9, 3, 33},   Case{3, 1, 1, false, 4, 6, 256, 18},
        }) {
     test_layer(c);
   }
