@@ -111,7 +111,8 @@ class Exemplars:
 
     def _take_images(self, given: Any, config: CAEConfig, backend: Backend) -> None:
         images = finite_images(given, config.image_shape, "exemplars")
-        codes = np.empty((len(images), config.code_dim), dtype=np.dtype(backend.dtype))
+        dtype = np.result_type(backend.dtype, np.float32)  # codes of a float16 backend are float32
+        codes = np.empty((len(images), config.code_dim), dtype=dtype)
 
         def encode(rows: slice, _: int) -> None:
             codes[rows] = backend.encode_class(np.ascontiguousarray(images[rows]))

@@ -82,10 +82,12 @@ class Explainer:
             classifier: A callable [N, C, H, W] -> logits [N, K], a :class:`cae_fast.Classifier`, a
                 `torch.nn.Module`, or a file (see :meth:`cae_fast.Classifier.load`).
             bank: Where exemplars come from when none are given.
-            backend: "auto", "cpu", "torch"; "cuda" and "tensorrt" say why they cannot run.
-            precision: "auto" or "fp32"; "exact": direct sums on the CPU, a third of the rounding
-                error for more than three times the time; "fp64" with the torch backend.
-            device: A torch device, for the torch backend.
+            backend: "auto", "cpu", "cuda", "torch"; "tensorrt" says why it cannot run.
+            precision: "auto" or "fp32"; "exact": direct sums on the CPU, a third of the
+                rounding error for more than three times the time; "fp64" with the torch backend; "fp16" is what
+                the cuda backend computes in.
+            device: A torch device, for the torch backend; "cuda:N" for the cuda backend. See
+                :func:`cae_fast.backends.select_backend`.
             max_batch: The most images, or points of paths, in flight; also the images searched
                 together. Fewer are taken where memory runs out.
 
@@ -358,11 +360,8 @@ class Explainer:
         """
         if self.classifier.arrays is None:
             kind = kind_of(template)
-            images = (
-                like(to_numpy(images), template)
-                if kind_of(images) != kind
-                else as_kind(images, kind)
-            )
+            same = kind_of(images) == kind
+            images = as_kind(images, kind) if same else like(images, template)
         logits = self.classifier(images)
         if logits.shape[1] != self.model.config.num_classes:
             raise ClassifierError(

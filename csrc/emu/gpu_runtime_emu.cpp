@@ -6,20 +6,32 @@
 #include <stdexcept>
 
 #include "cuda/gpu_runtime.h"
+#include "emu/emu_counts.h"
 #include "emu/external_memory.h"
 #include "simt/simt.h"
 
 namespace cae::emu {
+namespace {
 
-ExternalMemory::ExternalMemory(const void* data, size_t bytes, bool /*writable*/) : data_(data) {
-  ::emu::S.ranges.push_back({static_cast<const char*>(data), bytes, "external"});
+void admit(const void* data, size_t bytes, const char* name) {
+  const std::lock_guard<std::mutex> lock(turn);
+  ::emu::S.ranges.push_back({static_cast<const char*>(data), bytes, name});
 }
 
-ExternalMemory::~ExternalMemory() {
+void dismiss(const void* data) {
+  const std::lock_guard<std::mutex> lock(turn);
   auto& ranges = ::emu::S.ranges;
   ranges.erase(std::find_if(ranges.begin(), ranges.end(),
-                            [this](const ::emu::Range& range) { return range.p == data_; }));
+                            [data](const ::emu::Range& range) { return range.p == data; }));
 }
+
+}  // namespace
+
+ExternalMemory::ExternalMemory(const void* data, size_t bytes, bool /*writable*/) : data_(data) {
+  admit(data, bytes, "external");
+}
+
+ExternalMemory::~ExternalMemory() { dismiss(data_); }
 
 }  // namespace cae::emu
 
@@ -50,14 +62,12 @@ DeviceBuffer::DeviceBuffer(int device, size_t bytes) : bytes_(bytes), device_(de
     throw OutOfDeviceMemory();
   }
   std::memset(data_, 0xff, bytes);
-  ::emu::S.ranges.push_back({static_cast<const char*>(data_), bytes, "device"});
+  emu::admit(data_, bytes, "device");
 }
 
 void DeviceBuffer::release() noexcept {
   if (data_ != nullptr) {
-    auto& ranges = ::emu::S.ranges;
-    ranges.erase(std::find_if(ranges.begin(), ranges.end(),
-                              [this](const ::emu::Range& range) { return range.p == data_; }));
+    emu::dismiss(data_);
     std::free(data_);
     data_ = nullptr;
   }

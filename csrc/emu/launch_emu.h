@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <mutex>
 #include <vector>
 
 #include "emu/emu_counts.h"
@@ -14,6 +15,7 @@ namespace cae::cuda {
 template <class P>
 void launch(void (*kernel)(P), Grid grid, int threads, size_t shared_bytes, Stream /*stream*/,
             const P& params, LaunchOptions options = {}) {
+  const std::lock_guard<std::mutex> lock(emu::turn);
   ++emu::launches;
   ::emu::S.gx = grid.x;
   ::emu::S.gy = grid.y;

@@ -73,7 +73,7 @@ struct Sim {
   long ldsm = 0, ldsm_wave = 0, bulk = 0, bulk_bytes_l2 = 0, wgmma = 0; std::function<void()> body;
   uint64_t rnd() { rng ^= rng << 13; rng ^= rng >> 7; rng ^= rng << 17; return rng; }
 };
-inline Sim S;
+inline Sim& S = *new Sim;  // never destroyed: a thread may be in a launch while the process ends
 inline Cta& C_() { return S.ctas[S.cur->cta]; }
 inline void yield() { emu_switch(&S.cur->sp, S.sched); }
 inline void wake(std::vector<Fiber*>& w) { for (auto f : w) S.run.push_back(f); w.clear(); }
@@ -155,7 +155,7 @@ inline void trampoline() { S.body(); S.cur->done = true; yield(); die("resumed a
 // run one cluster: ctas are given as (bx,by,bz); fn is the kernel body
 inline void launch(const std::vector<std::array<int, 3>>& blocks, int nthr, size_t smem, bool race, std::function<void()> fn) {
   S.nthr = nthr; S.race = race; S.body = fn; S.run.clear(); S.async_ops.clear(); S.mwait.clear(); S.clus = Bar();
-  S.ctas.assign(blocks.size(), Cta()); static std::vector<char*> stacks;
+  S.ctas.assign(blocks.size(), Cta()); static auto& stacks = *new std::vector<char*>;
   for (size_t i = 0; i < blocks.size(); i++) {
     Cta& c = S.ctas[i]; c.bx = blocks[i][0]; c.by = blocks[i][1]; c.bz = blocks[i][2]; c.rank = (int)i;
     c.smem.resize(smem); for (size_t j = 0; j + 1 < smem; j += 2) { c.smem[j] = 0xff; c.smem[j + 1] = 0x7f; }   // NaN as bf16 and as f32
