@@ -128,22 +128,23 @@ void begin(GpuSearch& search, const py::object& logits, bool given, const py::ob
   });
 }
 
-DeviceArray decode(const std::shared_ptr<GpuSearch>& search, const py::object& stream) {
+DeviceArray decode(const std::shared_ptr<GpuSearch>& search, int32_t round,
+                   const py::object& stream) {
   const Stream queue = read_stream(stream);
+  CAE_CHECK(round >= 0 && round < search->rounds(), "round must be in 0..", search->rounds() - 1,
+            ", got ", round);
   without_gil([&] {
     const Lock lock(search->engine().turn());
-    search->decode(queue);
+    search->decode(round, queue);
   });
-  const int64_t points = static_cast<int64_t>(search->plan().images) * search->slots();
-  return view_of(search, search->points(), image_shape(*search, points));
+  return view_of(search, search->points(), image_shape(*search, search->round_points(round)));
 }
 
-void step(GpuSearch& search, const py::object& logits, const py::object& stream) {
+void step(GpuSearch& search, int32_t round, const py::object& logits, const py::object& stream) {
   const Stream queue = read_stream(stream);
   const DeviceArgument argument(logits, "logits", kDlFloat, search.engine().device(), queue);
   cae::check_shape(argument.shape(), "logits",
-                   {static_cast<int64_t>(search.plan().images) * search.slots(),
-                    search.plan().rules.num_classes});
+                   {search.round_points(round), search.plan().rules.num_classes});
   without_gil([&] { search.step(argument.floats(), false, queue); });
 }
 
@@ -211,8 +212,8 @@ constexpr const char* kSearchDoc =
 
     search.set_inputs(images, wanted, reachable, left_out, paths)
     search.begin(classify(search.images))
-    for _ in range(search.rounds):
-        search.step(classify(search.decode()))
+    for i in range(search.rounds):
+        search.step(i, classify(search.decode(i)))
     search.finish()
     found = search.result()
 
@@ -245,10 +246,10 @@ void bind_gpu_search(py::module_& m) {
            "[K] int32, left_out [N] int32 and paths [N, V, D], whose first vertex is replaced.")
       .def("begin", &begin, py::arg("logits"), py::arg("given") = false, py::kw_only(),
            py::arg("stream") = 0, "Encodes and starts, from the images' logits [N, K] float32.")
-      .def("decode", &decode, py::kw_only(), py::arg("stream") = 0,
-           "Images [N * slots, C, S, S] of the next round, in the search's own memory.")
-      .def("step", &step, py::arg("logits"), py::kw_only(), py::arg("stream") = 0,
-           "Takes their logits [N * slots, K] float32.")
+      .def("decode", &decode, py::arg("round"), py::kw_only(), py::arg("stream") = 0,
+           "Images [M, C, S, S] of a round, in the search's own memory.")
+      .def("step", &step, py::arg("round"), py::arg("logits"), py::kw_only(), py::arg("stream") = 0,
+           "Takes their logits [M, K] float32.")
       .def(
           "finish", [](GpuSearch& s, const py::object& t) { s.finish(read_stream(t)); },
           py::kw_only(), py::arg("stream") = 0, "Differences and saliency maps.")

@@ -142,10 +142,18 @@ void GpuSearch::join_paths(bool given, Stream queue) {
   }
 }
 
-void GpuSearch::decode(Stream queue) {
+int32_t GpuSearch::round_points(int32_t round) const {
+  const search::FlipRules& rules = plan_.rules;
+  if (plan_.images > 1 || round == 0 || rules.coarse_batch <= rules.coarse) {
+    return plan_.images * flips_.slots;
+  }
+  return rules.method == search::FlipMethod::kMargin ? 1 : (1 << rules.depth) - 1;
+}
+
+void GpuSearch::decode(int32_t round, Stream queue) {
   const DeviceGuard guard(engine_->device());
   const NetworkConfig& config = engine_->config();
-  const int64_t points = static_cast<int64_t>(plan_.images) * flips_.slots;
+  const int64_t points = round_points(round);
   const int64_t tiles = cuda::output_tiles(static_cast<int32_t>(config.image_size));
   const DecodeBuffers& buffers = engine_->decode_buffers();
   for (int64_t first = 0; first < points; first += engine_->max_batch()) {

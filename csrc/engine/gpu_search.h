@@ -64,9 +64,12 @@ class GpuSearch {
   /// Encodes the images and starts the search from their logits [N][K]. With `given`, paths()
   /// holds the polylines, of which the first vertex is replaced by the image's own code.
   void begin(const float* logits, bool given, Stream queue);
-  /// Decodes the points of the next round.
-  void decode(Stream queue);
-  /// Takes their logits [N k][K], float or half.
+  /// Points that round `round` decodes, the first of slots() a image; of a single image only as
+  /// many as that round can need.
+  int32_t round_points(int32_t round) const;
+  /// Decodes the points of round `round`, in [0, rounds()).
+  void decode(int32_t round, Stream queue);
+  /// Takes their logits [round_points][K], float or half.
   void step(const void* logits, bool half, Stream queue);
   /// Differences and saliency maps.
   void finish(Stream queue);
