@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The choice of exemplars on the emulated GPU against a stable sort.
+// The choice of exemplars on the emulated GPU against a sort.
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
@@ -40,8 +40,8 @@ struct Problem {
 
   int32_t images() const { return static_cast<int32_t>(states.size()); }
 
-  Problem(int32_t rows_, int32_t dim_, int32_t k_, bool ties, unsigned seed)
-      : rows(rows_), dim(dim_), k(k_) {
+  Problem(int32_t row_count, int32_t dimensions, int32_t chosen, bool ties, unsigned seed)
+      : rows(row_count), dim(dimensions), k(chosen) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     // With ties: few different codes, so that many rows are equally near.
@@ -82,8 +82,9 @@ struct Problem {
       distance[row] = numpy_sum(squares);
       usable.push_back(row);
     }
-    std::stable_sort(usable.begin(), usable.end(),
-                     [&](int32_t a, int32_t b) { return distance[a] < distance[b]; });
+    std::sort(usable.begin(), usable.end(), [&](int32_t a, int32_t b) {
+      return distance[a] < distance[b] || (distance[a] == distance[b] && a < b);
+    });
     return usable;
   }
 };

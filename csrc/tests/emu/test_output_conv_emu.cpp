@@ -41,13 +41,13 @@ struct Problem {
   std::vector<double> operand;  // [kSlots][size][size][channels]
   std::mt19937 random;
 
-  Problem(int size_, int channels_, int image_channels_, NormKind kind_)
-      : size(size_),
-        channels(channels_),
-        image_channels(image_channels_),
-        kind(kind_),
-        stored((channels_ + 7) / 8 * 8),
-        random(static_cast<unsigned>(size_ * 1000 + channels_ * 10 + image_channels_)) {
+  Problem(int side, int inputs, int outputs, NormKind norm)
+      : size(side),
+        channels(inputs),
+        image_channels(outputs),
+        kind(norm),
+        stored((inputs + 7) / 8 * 8),
+        random(static_cast<unsigned>(side * 1000 + inputs * 10 + outputs)) {
     const size_t pixels = static_cast<size_t>(kSlots) * size * size;
     raw.assign(pixels * stored, 0);
     for (size_t i = 0; i < pixels; ++i) {
