@@ -202,8 +202,8 @@ class _Plan:
     def _capture(self, classify: Callable[[Any], Any]) -> None:
         """Captures all rounds in a graph; where that fails, says why in `failure`."""
         torch = sys.modules["torch"]
-        graph = torch.cuda.CUDAGraph()
         try:
+            graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 self._step(classify, self._backend.queue(), ask=False)
         except Exception as error:  # whatever a user's classifier does while it is captured
