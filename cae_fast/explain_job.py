@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,13 @@ class OnDevice:
         searcher: Of the backend.
         classify: Device array [m, C, S, S] -> logits [m, K] of any kind.
         capturable: `classify` stays on the device.
+        rescue: Makes the backend for images whose pictures overflow half precision.
     """
 
     searcher: DeviceSearcher
     classify: Callable[[Any], Any]
     capturable: bool
+    rescue: Callable[[], Backend]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class ExplainJob:
         class_names: K names.
         clock: Seconds per stage.
         on_device: How groups are searched where the networks are; None: from the host.
+        rescued: Filled with images that overflowed half precision and were searched in float32.
     """
 
     images: Float32
@@ -83,6 +86,7 @@ class ExplainJob:
     class_names: tuple[str, ...]
     clock: Clock
     on_device: OnDevice | None = None
+    rescued: list[int] = field(default_factory=list)
 
     def run(self, names: list[str], on_progress: Callable[[int, int], None] | None) -> Explanation:
         """Explains all images; arrays are NumPy."""
@@ -166,13 +170,19 @@ class ExplainJob:
                     result.path_images[first + index, position] = to_numpy(decoded)
 
     def _search(
-        self, first: int, images: Float32, good: npt.NDArray[np.bool_], in_flight: int
+        self,
+        first: int,
+        images: Float32,
+        good: npt.NDArray[np.bool_],
+        in_flight: int,
+        backend: Backend | None = None,
     ) -> _Searched:
         """Searches a group step by step from here."""
+        backend = backend or self.backend
         with self.clock("classify"):
             logits = self.classify(images)
         with self.clock("encode"):
-            individual, codes = self.backend.encode(images)
+            individual, codes = backend.encode(images)
         finite = good & np.isfinite(logits).all(axis=1) & np.isfinite(codes).all(axis=1)
         source = np.where(finite, np.where(finite[:, None], logits, 0).argmax(axis=1), -1)
         target = self.target.resolve(
@@ -181,9 +191,7 @@ class ExplainJob:
         with self.clock("exemplars"):
             ends, rows = self.exemplars.of(first, codes, source, target)
         with self.clock("decode"):
-            session = self.backend.session(
-                individual, np.stack([codes, ends], axis=1), self.rules.grid
-            )
+            session = backend.session(individual, np.stack([codes, ends], axis=1), self.rules.grid)
         outcome = search_flips(
             session,
             self.classify,
@@ -192,7 +200,7 @@ class ExplainJob:
             target,
             self.rules,
             in_flight,
-            self.backend.coarse_batch,
+            backend.coarse_batch,
             self.clock,
         )
         return _Searched(outcome, logits, source, target, rows, lambda: session)
@@ -230,7 +238,27 @@ class ExplainJob:
             lines = np.stack([codes, ends], axis=1)
             return self.backend.session(individual, lines, self.rules.grid)
 
-        return _Searched(found.outcome, found.logits_source, source, target, rows, session)
+        searched = _Searched(found.outcome, found.logits_source, source, target, rows, session)
+        self._rescue(searched, first, images, good)
+        return searched
+
+    def _rescue(
+        self, searched: _Searched, first: int, images: Float32, good: npt.NDArray[np.bool_]
+    ) -> None:
+        """Searches again, in float32, images whose codes or pictures overflowed half precision."""
+        assert self.on_device is not None
+        outcome = searched.outcome
+        lost = good & (outcome.status == STATUSES.index("non_finite"))
+        lost &= np.isfinite(searched.logits_source).all(axis=1)
+        if not lost.any():
+            return
+        backend = self.on_device.rescue()
+        for i in np.flatnonzero(lost):
+            one = self._search(first + int(i), images[i : i + 1], good[i : i + 1], 1, backend)
+            outcome.take(int(i), one.outcome)
+            searched.source[i], searched.target[i] = one.source[0], one.target[0]
+            searched.rows[i] = one.rows[0]
+            self.rescued.append(first + int(i))
 
     def _record(
         self,
@@ -263,12 +291,13 @@ class ExplainJob:
             if self.bank_names is not None:
                 used = result.exemplar[row]
                 result.exemplar_names[row] = tuple(self.bank_names[r] for r in used if r >= 0)
+        known = np.zeros(len(where), dtype=np.bool_)
         if found.difference is not None and found.saliency is not None:
             result.difference[where] = found.difference[good]
             result.saliency[where] = found.saliency[good]
-            return
+            known[:] = ~np.isin(where, self.rescued)
         with self.clock("saliency"):
-            shown = where[~np.isin(status, _NO_DIFFERENCE)]
+            shown = where[~known & ~np.isin(status, _NO_DIFFERENCE)]
             to_image = (result.status[shown] == "reconstruction_flips") | (self.against == "image")
             reference = np.where(
                 to_image[:, None, None, None], self.images[shown], result.reconstruction[shown]

@@ -21,7 +21,7 @@ from .arrays import (
     pixel_fault,
     to_numpy,
 )
-from .backends import select_backend
+from .backends import Backend, select_backend
 from .backends.cuda import EMULATOR, CudaBackend
 from .bank import CodeBank
 from .class_names import agree
@@ -120,6 +120,7 @@ class Explainer:
             backend, model, device=device, precision=precision, max_batch=max_batch
         )
         self._searcher: DeviceSearcher | None = None
+        self._rescue: Backend | None = None
 
     def __repr__(self) -> str:
         """Backend, device, classifier."""
@@ -232,6 +233,7 @@ class Explainer:
             )
             result = job.run([str(name) for name in names], on_progress)
         result.meta |= self._meta() | {
+            "computed_in_float32": job.rescued,
             "parameters": {
                 "path": path,
                 "tolerance": float(tolerance),
@@ -363,7 +365,13 @@ class Explainer:
         if self._searcher is None:
             self._searcher = DeviceSearcher(self.backend, self.bank)
         capturable = calls.kind == "torch" and self.backend.device != EMULATOR
-        return OnDevice(self._searcher, calls.on_device, capturable)
+        return OnDevice(self._searcher, calls.on_device, capturable, self._float32)
+
+    def _float32(self) -> Backend:
+        """The CPU engine, for what overflows half precision; made when first needed."""
+        if self._rescue is None:
+            self._rescue = select_backend("cpu", self.model, max_batch=1)
+        return self._rescue
 
     def _meta(self) -> dict[str, Any]:
         return {

@@ -187,6 +187,21 @@ def test_a_graph_says_the_same(world: World) -> None:
             np.testing.assert_array_equal(getattr(results[0], name), getattr(result, name))
 
 
+def test_what_overflows_halves_is_searched_in_float32(world: World, gpu: str) -> None:
+    """Modulation that drives the residual stream beyond 65504."""
+    weights = dict(world.model.weights)
+    weights["modulation.linear2.bias"] = weights["modulation.linear2.bias"] + np.float32(1e6)
+    model = cf.CAE(world.model.config, weights)
+    asked = {"exemplars": world.ends[:2], "target": 1, "tolerance": 1 / 4, "frames": 0}
+    explainer = cf.Explainer(model, world.classifier, backend="cuda", device=gpu)
+    found = explainer.explain(world.images[:2], **asked)
+    exact = cf.Explainer(model, world.classifier, backend="cpu").explain(world.images[:2], **asked)
+    assert found.meta["computed_in_float32"] == [0, 1]
+    assert exact.meta["computed_in_float32"] == []
+    assert "non_finite" not in found.status
+    assert_same(found, exact)
+
+
 @pytest.mark.parametrize("outputs", ["logits", "probs", "sigmoid"])
 def test_logits_on_a_device_are_those_on_the_host(world: World, outputs: Any) -> None:
     module = Flip(1 if outputs == "sigmoid" else 3)
