@@ -92,6 +92,12 @@ def gpu(request: pytest.FixtureRequest) -> str:
     return device
 
 
+@pytest.fixture(autouse=True)
+def _auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let "auto" be the CPU on every machine; the tests that want a GPU name it."""
+    monkeypatch.setattr("cae_fast.backends.cuda.usable_gpu", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of a Chromium that can render a page without a display."""

@@ -27,7 +27,6 @@ CASES: list[dict[str, int]] = [
     {"image_size": 28, "channels": 1, "code_dim": 2},
 ]
 LIMIT = TOLERANCE["cuda-fp16"]
-CODE_LIMIT = 2 * LIMIT  # sums of few terms, which may cancel
 
 
 def name(fields: dict[str, int]) -> str:
@@ -51,13 +50,13 @@ def difference_error(one: Any, other: Any, exact_one: Any, exact_other: Any) -> 
 @pytest.mark.parametrize("fields", CASES, ids=name)
 def test_agrees_with_float64(fields: dict[str, int], gpu: str) -> None:
     """Codes and images of the whole network, and the differences that decoding makes."""
-    model = toy_model(seed=1, **fields)
+    model = toy_model(**fields)
     backend, exact = make(model, gpu), exact_network(model)
     images = random_images(model.config, 2)
     individual, codes = backend.encode(images)
     expected_individual, expected_codes = exact.encode(images)
     assert relative_error(to_numpy(individual), to_numpy(expected_individual)) < LIMIT
-    assert relative_error(codes, expected_codes) < CODE_LIMIT
+    assert relative_error(codes, expected_codes) < LIMIT
     np.testing.assert_array_equal(backend.encode_class(images[1:]), codes[1:])
 
     ends = codes[::-1] + np.float32(0.5)
