@@ -57,3 +57,47 @@ class GpuSession(metaclass=_Bound):
     # Made by GpuEngine.session; calling the class raises TypeError.
     def __init__(self, /, *args: object, **kwargs: object) -> None: ...
     def decode(self, image_index: _Array, step: _Array, *, stream: int = 0) -> DeviceArray: ...
+
+class DeviceBank(metaclass=_Bound):
+    def __init__(self, engine: GpuEngine, codes: _Array, classes: _Array) -> None: ...
+
+class GpuSearch(metaclass=_Bound):
+    def __init__(
+        self,
+        engine: GpuEngine,
+        bank: DeviceBank | None,
+        *,
+        images: int,
+        num_classes: int,
+        grid: int,
+        coarse: int = 4,
+        depth: int = 1,
+        min_probability: float = 0.0,
+        coarse_batch: int | None = None,
+        method: str = "bisection",
+        exemplars: int = 1,
+        vertices: int = 2,
+        against_image: bool = False,
+    ) -> None: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def images(self) -> DeviceArray: ...
+    def set_inputs(
+        self,
+        images: _AnyArray,
+        wanted: _Array,
+        reachable: _Array,
+        left_out: _Array,
+        paths: _AnyArray | None = None,
+        *,
+        stream: int = 0,
+    ) -> None: ...
+    def begin(self, logits: _AnyArray, given: bool = False, *, stream: int = 0) -> None: ...
+    def decode(self, round: int, *, stream: int = 0) -> DeviceArray: ...
+    def step(self, round: int, logits: _AnyArray, *, stream: int = 0) -> None: ...
+    def finish(self, *, stream: int = 0) -> None: ...
+    def remaining(self, *, stream: int = 0) -> int: ...
+    def result(self, *, stream: int = 0) -> dict[str, Any]: ...

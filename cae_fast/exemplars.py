@@ -55,6 +55,7 @@ class Exemplars:
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k must be a positive integer, got {k!r}")
         self._bank = bank
+        self.code_dim = config.code_dim
         self._rows: IntArray | None = None
         self._codes: FloatArray | None = None
         self.k = int(k)
@@ -128,6 +129,11 @@ class Exemplars:
         if not np.isfinite(array).all():
             raise ValueError("exemplars: class codes hold NaN or Inf")
         self._codes = array
+
+    @property
+    def is_given(self) -> bool:
+        """Whether exemplars were given, and the bank need not be asked."""
+        return self._codes is not None
 
     def given(self, first: int, count: int) -> FloatArray:
         """Class codes [count, D] that were given for the images `first`, `first + 1`, ...

@@ -105,6 +105,8 @@ class Outcome:
     logits_counterfactual: Float32
     steps: list[list[int]] = field(default_factory=list)
     path_logits: list[list[Float32]] = field(default_factory=list)
+    difference: Float32 | None = None  # where they are known already
+    saliency: Float32 | None = None
 
 
 def search_flips(

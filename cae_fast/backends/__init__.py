@@ -53,8 +53,8 @@ def select_backend(
             emulator on the CPU, for tests, which only a build for tests has. "cpu" or None for
             "cpu".
         precision: "auto"; "fp16" (what "cuda" computes in: halves as operands, float32 sums);
-            "fp32"; "exact" (float32 by direct sums: "cpu" then has a tenth less rounding error and
-            takes about three times the time; "torch" sums directly anyway), or "fp64" ("torch"
+            "fp32"; "exact" (float32 by direct sums: "cpu" then has a third of the rounding error
+            and takes more than three times the time; "torch" sums directly anyway), or "fp64" ("torch"
             only).
         max_batch: The most images or path points in flight; None chooses by the size of the model.
 

@@ -111,6 +111,7 @@ class CudaBackend:
             raise BackendUnavailable(f"backend 'cuda' with device={self.device!r}: {error}") from (
                 error
             )
+        self.module = module  # of the engine, with its searches
         config, weights = model.config.to_dict(), dict(model.weights)
 
         def make(limit: int) -> tuple[int, GpuEngine]:
@@ -119,34 +120,34 @@ class CudaBackend:
         self._pid = os.getpid()
         if index is not None:
             _made_in.add(self._pid)
-        self.max_batch, self._engine = try_halves(
+        self.max_batch, self.engine = try_halves(
             make, min(max_batch, _LARGEST_BATCH), what="the weights and buffers of the model"
         )
         nothing = np.empty(0, dtype=np.float32)
-        self._nothing: DeviceArray = module.DeviceArray.from_host(nothing, self._engine.device)
+        self._nothing: DeviceArray = module.DeviceArray.from_host(nothing, self.engine.device)
         # Held until work is done: on another stream, the next would write into the same buffers.
-        self._turn = threading.Lock()
+        self.turn = threading.Lock()
 
     def encode(self, images: Any) -> tuple[DeviceArray, Float32]:
         """Individual codes [N, 4w, S / 4, S / 4] on the device, class codes [N, D] as NumPy."""
-        queue = self._queue()
-        with self._turn:
-            individual, codes = self._engine.encode(self._argument(images), stream=queue)
+        queue = self.queue()
+        with self.turn:
+            individual, codes = self.engine.encode(self._argument(images), stream=queue)
             return individual, codes.numpy(queue)
 
     def encode_class(self, images: Any) -> Float32:
         """Class codes [N, D] as NumPy."""
-        queue = self._queue()
-        with self._turn:
-            return self._engine.encode_class(self._argument(images), stream=queue).numpy(queue)
+        queue = self.queue()
+        with self.turn:
+            return self.engine.encode_class(self._argument(images), stream=queue).numpy(queue)
 
     def decode(self, individual: Any, class_code: CodeArray, image_index: Int32) -> DeviceArray:
         """Images [M, C, S, S] on the device."""
-        queue = self._queue()
+        queue = self.queue()
         source = self._argument(individual)
         codes = np.ascontiguousarray(class_code, dtype=np.float32)
-        with self._turn:
-            images = self._engine.decode(source, codes, image_index, stream=queue)
+        with self.turn:
+            images = self.engine.decode(source, codes, image_index, stream=queue)
             self._wait(queue)
         return images
 
@@ -156,23 +157,23 @@ class CudaBackend:
 
     def session(self, individual: Any, vertices: CodeArray, grid: int) -> CudaSession:
         """Paths of a batch; what path points share is done here, once."""
-        queue = self._queue()
+        queue = self.queue()
         source = self._argument(individual)
         lines = np.ascontiguousarray(vertices, dtype=np.float32)
-        with self._turn:
-            session = self._engine.session(source, lines, grid, stream=queue)
+        with self.turn:
+            session = self.engine.session(source, lines, grid, stream=queue)
             self._wait(queue)
         return CudaSession(self, session)
 
     def decode_points(self, session: GpuSession, image_index: Int32, step: Int32) -> DeviceArray:
         """Images [M, C, S, S] of points of a session's paths, on the device."""
-        queue = self._queue()
-        with self._turn:
+        queue = self.queue()
+        with self.turn:
             images = session.decode(image_index, step, stream=queue)
             self._wait(queue)
         return images
 
-    def _queue(self) -> int:
+    def queue(self) -> int:
         """The stream to queue on, a handle; 0 is the default stream.
 
         Raises:

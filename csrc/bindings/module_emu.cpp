@@ -20,5 +20,7 @@ py::dict launch_counts() {
 PYBIND11_MODULE(_C_emu, m) {
   m.doc() = "CUDA kernels of cae_fast in the emulator. For tests.";
   m.def("launch_counts", &launch_counts, "What the emulator counted since the process began.");
+  bind_device_array(m);
   bind_gpu(m);
+  bind_gpu_search(m);
 }

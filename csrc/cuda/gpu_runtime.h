@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <utility>
 
@@ -77,6 +78,9 @@ class DeviceBuffer {
 void copy_to_device(void* dst, const void* src, size_t bytes, Stream stream);
 void copy_to_host(void* dst, const void* src, size_t bytes, Stream stream);
 void copy_on_device(void* dst, const void* src, size_t bytes, Stream stream);
+/// `rows` rows of `count` floats, at pitches of so many floats.
+void copy_rows_on_device(float* dst, int64_t dst_pitch, const float* src, int64_t src_pitch,
+                         int64_t count, int64_t rows, Stream stream);
 void fill_zero(void* dst, size_t bytes, Stream stream);
 
 /// Waits until all that was queued on the stream is done. Throws what a kernel ended with.

@@ -98,7 +98,7 @@ KERNEL void __launch_bounds__(kStreamThreads) finish_stream_kernel(const FinishS
   const int lane = tid & 31;
   const uint32_t norm = dev::smem_base();
   const int64_t y_row = p.y_row == nullptr ? at.row : dev::load(p.y_row + at.row);
-  const int64_t source_row = p.source_row == nullptr ? at.row : dev::load(p.source_row + at.row);
+  const int64_t stream_row = p.stream_row == nullptr ? at.row : dev::load(p.stream_row + at.row);
   const int64_t mod_row = p.mod_row == nullptr ? at.row : dev::load(p.mod_row + at.row);
   const int count = stored - at.channel0 < kStreamChannels ? stored - at.channel0 : kStreamChannels;
   finalise_channels<kStreamThreads>(p.norm, y_row, mod_row, tid, norm, at.channel0, count);
@@ -121,7 +121,7 @@ KERNEL void __launch_bounds__(kStreamThreads) finish_stream_kernel(const FinishS
       float add[8] = {};
       unpack_eight(dev::ldg128_nc(p.y + y_row * size + offset), v);
       if (p.stream_in != nullptr) {
-        unpack_eight(dev::ldg128_nc(p.stream_in + source_row * size + offset), add);
+        unpack_eight(dev::ldg128_nc(p.stream_in + stream_row * size + offset), add);
       }
       UNROLL for (int e = 0; e < 8; ++e) {
         v[e] = c + e < p.channels ? dev::fma(v[e], scale[e], shift[e]) + add[e] : 0.0F;

@@ -29,7 +29,7 @@ struct FinishStreamParams {
   const uint16_t* y = nullptr;          // [.][height][width][norm.channels] half
   const uint16_t* stream_in = nullptr;  // as y; null: nothing is added
   const int32_t* y_row = nullptr;       // row of y and its moments; null: the slot itself
-  const int32_t* source_row = nullptr;  // row of stream_in
+  const int32_t* stream_row = nullptr;  // row of stream_in
   const int32_t* mod_row = nullptr;     // row of gamma and beta
   const int32_t* active = nullptr;      // [rows], 0: nothing to do; null: all
   uint16_t* stream = nullptr;  // [rows][height][width][norm.channels] half, pads zero; or null

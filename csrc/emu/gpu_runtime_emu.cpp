@@ -83,6 +83,13 @@ void copy_to_host(void* dst, const void* src, size_t bytes, Stream /*stream*/) {
 void copy_on_device(void* dst, const void* src, size_t bytes, Stream /*stream*/) {
   std::memmove(dst, src, bytes);
 }
+void copy_rows_on_device(float* dst, int64_t dst_pitch, const float* src, int64_t src_pitch,
+                         int64_t count, int64_t rows, Stream /*stream*/) {
+  for (int64_t row = 0; row < rows; ++row) {
+    std::memmove(dst + row * dst_pitch, src + row * src_pitch,
+                 static_cast<size_t>(count) * sizeof(float));
+  }
+}
 void fill_zero(void* dst, size_t bytes, Stream /*stream*/) { std::memset(dst, 0, bytes); }
 void synchronize(Stream /*stream*/) {}
 

@@ -196,7 +196,7 @@ KFN void named_bar(int id, int n) {
   if (b.n == n) { b.n = 0; if (id == 0) C_().epoch++; wake(b.wait); } else { b.wait.push_back(S.cur); yield(); }
 }
 KFN void sync() { named_bar(0, S.nthr); }
-KFN void syncwarp() {}
+KFN void syncwarp() { warp(7, nullptr, [](void**) {}); }
 KFN void cp_async16(uint32_t s, const void* g) {
   chk(g, 16); sptr(s, 16); racew(s, 16); Cta& c = C_();
   for (uint32_t i = (s - BASE) / 4; i < (s - BASE) / 4 + 4; i++) c.cell[i].pend = 1;

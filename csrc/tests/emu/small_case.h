@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "core/half_bits.h"
 #include "cuda/conv_pack.h"
 #include "cuda/gpu_runtime.h"
 #include "cuda/norm_input.h"
@@ -52,7 +53,7 @@ class Random {
     std::vector<uint16_t> values(pixels * stored, 0);
     for (size_t i = 0; i < values.size(); ++i) {
       if (static_cast<int>(i % stored) < channels) {
-        values[i] = cuda::to_half(1.5F * normal() + 0.7F);
+        values[i] = half_bits(1.5F * normal() + 0.7F);
       }
     }
     return values;
@@ -70,9 +71,12 @@ struct NormCase {
   static constexpr int kParts = 3;
   static constexpr double kTotal = 200.0;
 
-  NormCase(Random& random, int norm_rows, int mod_rows, int stored)
-      : channels(stored),
-        partials(random.normals(static_cast<size_t>(norm_rows) * kParts * stored * 2, 0.1F, 0.7F)),
+  NormCase(Random& random, int norm_rows, int mod_rows, int stored,
+           cuda::NormKind norm_kind = cuda::NormKind::kInstance)
+      : kind(norm_kind),
+        channels(stored),
+        pairs(kind == cuda::NormKind::kLayer ? 1 : stored),
+        partials(random.normals(static_cast<size_t>(norm_rows) * kParts * pairs * 2, 0.1F, 0.7F)),
         gamma(random.normals(static_cast<size_t>(mod_rows) * stored, 0.3F, 1.0F)),
         beta(random.normals(gamma.size(), 0.3F)),
         counts{100.0F, 60.0F, 40.0F},
@@ -89,7 +93,7 @@ struct NormCase {
 
   cuda::NormInput input() const {
     cuda::NormInput norm;
-    norm.kind = cuda::NormKind::kInstance;
+    norm.kind = kind;
     norm.channels = channels;
     norm.parts = kParts;
     norm.partials = device_partials->data();
@@ -104,22 +108,26 @@ struct NormCase {
 
   /// scale * value + shift.
   double normalised(int norm_row, int mod_row, int channel, double value) const {
+    const int pair = kind == cuda::NormKind::kLayer ? 0 : channel;
+    const float* parts = &partials[(static_cast<size_t>(norm_row) * kParts * pairs + pair) * 2];
     double mean = 0.0;
     double m2 = 0.0;
-    const float* parts =
-        &partials[(static_cast<size_t>(norm_row) * kParts * channels + channel) * 2];
     for (int t = 0; t < kParts; ++t) {
-      mean += static_cast<double>(parts[t * channels * 2]) * counts[t] / kTotal;
+      mean += static_cast<double>(parts[t * pairs * 2]) * counts[t] / kTotal;
     }
     for (int t = 0; t < kParts; ++t) {
-      const double d = parts[t * channels * 2] - mean;
-      m2 += parts[t * channels * 2 + 1] + d * d * counts[t];
+      const double d = parts[t * pairs * 2] - mean;
+      m2 += parts[t * pairs * 2 + 1] + d * d * counts[t];
     }
-    const double scale = gamma[mod_row * channels + channel] / std::sqrt(m2 / kTotal + 1e-5);
+    const double deviation = kind == cuda::NormKind::kLayer ? std::sqrt(m2 / (kTotal - 1.0)) + 1e-5
+                                                            : std::sqrt(m2 / kTotal + 1e-5);
+    const double scale = gamma[mod_row * channels + channel] / deviation;
     return scale * (value - mean) + beta[mod_row * channels + channel];
   }
 
+  cuda::NormKind kind;
   int channels;
+  int pairs;  // of moments per part
   std::vector<float> partials, gamma, beta, counts, eps;
   std::unique_ptr<DeviceArray<float>> device_partials, device_gamma, device_beta, device_counts,
       device_eps;

@@ -16,6 +16,7 @@ namespace {
 
 using cae::cuda::FinishStreamParams;
 using cae::cuda::ImportStreamParams;
+using cae::cuda::NormKind;
 using cae::cuda::stored_channels;
 using cae::test::DeviceArray;
 using cae::test::from_half;
@@ -53,26 +54,27 @@ void test_import(int rows, int channels, int size) {
         const uint16_t value = got[(static_cast<size_t>(row) * pixels + i) * stored + c];
         const float from =
             c < channels ? image[(static_cast<size_t>(row) * channels + c) * pixels + i] : 0.0F;
-        CAE_TEST_CHECK(std::isnan(from) ? is_nan_half(value) : value == cae::cuda::to_half(from));
+        CAE_TEST_CHECK(std::isnan(from) ? is_nan_half(value) : value == cae::half_bits(from));
       }
     }
   }
 }
 
 /// Row r of three reads row (r + 1) % 2 of two streams; row 1 is not active.
-void test_finish(int channels, int height, int width, bool has_stream) {
+void test_finish(int channels, int height, int width, bool has_stream,
+                 NormKind kind = NormKind::kInstance) {
   Random random(static_cast<unsigned>(channels * 1000 + height));
   constexpr int kRows = 3;
   const int stored = stored_channels(channels);
   const int pixels = height * width;
-  const NormCase norm(random, kRows, kRows, stored);
+  const NormCase norm(random, kRows, kRows, stored, kind);
   std::vector<uint16_t> y = random.halves(static_cast<size_t>(kRows) * pixels, channels, stored);
   const std::vector<uint16_t> x = random.halves(static_cast<size_t>(2) * pixels, channels, stored);
   y[0] = 0x7e00;  // NaN
   const DeviceArray<uint16_t> device_y(y);
   const DeviceArray<uint16_t> device_x(x);
-  const std::vector<int32_t> sources = {1, 0, 1};
-  const DeviceArray<int32_t> source_row(sources);
+  const std::vector<int32_t> stream_rows = {1, 0, 1};
+  const DeviceArray<int32_t> stream_row(stream_rows);
   const DeviceArray<int32_t> active(std::vector<int32_t>{1, 0, 1});
   const DeviceArray<uint16_t> stream(y.size());
   const DeviceArray<float> image(static_cast<size_t>(kRows) * channels * pixels);
@@ -84,7 +86,7 @@ void test_finish(int channels, int height, int width, bool has_stream) {
   params.norm = norm.input();
   params.y = device_y.data();
   params.stream_in = has_stream ? device_x.data() : nullptr;
-  params.source_row = source_row.data();
+  params.stream_row = stream_row.data();
   params.active = active.data();
   params.stream = stream.data();
   params.image = image.data();
@@ -110,10 +112,10 @@ void test_finish(int channels, int height, int width, bool has_stream) {
         }
         double want = norm.normalised(row, row, c, from_half(y[at]));
         if (has_stream) {
-          want += from_half(x[(static_cast<size_t>(sources[row]) * pixels + i) * stored + c]);
+          want += from_half(x[(static_cast<size_t>(stream_rows[row]) * pixels + i) * stored + c]);
         }
         CAE_TEST_CHECK(is_close(plane, want, 4e-6));
-        CAE_TEST_CHECK(got[at] == cae::cuda::to_half(plane));
+        CAE_TEST_CHECK(got[at] == cae::half_bits(plane));
       }
     }
   }
@@ -315,6 +317,7 @@ int main() {
     test_finish(channels, 5, 12, true);
     test_finish(channels, 17, 17, channels != 8);
   }
+  test_finish(72, 4, 4, true, NormKind::kLayer);
   test_stream_refusals();
   test_moments(3, 65, 16, 20);
   test_moments(1, 512, 16, 8);

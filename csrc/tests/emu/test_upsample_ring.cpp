@@ -16,6 +16,7 @@ namespace {
 using cae::cuda::ConvEpilogue;
 using cae::cuda::ConvKind;
 using cae::cuda::ConvPrologue;
+using cae::cuda::NormKind;
 using cae::cuda::stored_channels;
 using cae::cuda::UpsampleRingParams;
 using cae::test::DeviceArray;
@@ -31,6 +32,7 @@ constexpr double kTolerance = 2.5e-3;
 struct RingCase {
   ConvPrologue prologue;
   int height, width, in, out;
+  NormKind norm = NormKind::kInstance;
 };
 
 /// One image [height][width][stored] of operands, convolved with weight [out][in][5][5].
@@ -75,7 +77,7 @@ void test_ring(const RingCase& c) {
   const int stored_in = stored_channels(c.in);
   const int stored_out = stored_channels(c.out);
   const size_t pixels = static_cast<size_t>(c.height) * c.width;
-  const NormCase norm(random, kRows, 2, stored_in);
+  const NormCase norm(random, kRows, 2, stored_in, c.norm);
   std::vector<uint16_t> y = random.halves(kRows * pixels, c.in, stored_in);
   const std::vector<uint16_t> x = random.halves(2 * pixels, c.in, stored_in);
   const std::vector<float> weight = random.normals(static_cast<size_t>(c.out) * c.in * 25, 0.05F);
@@ -124,7 +126,7 @@ void test_ring(const RingCase& c) {
           : c.prologue == ConvPrologue::kAffineRelu
               ? std::max(0.0, normalised)
               : normalised + from_half(x[stream_rows[row] * pixels * stored_in + i]);
-      operand[i] = from_half(cae::cuda::to_half(static_cast<float>(value)));
+      operand[i] = from_half(cae::half_bits(static_cast<float>(value)));
     }
     const RingImage image{operand.data(), weight, c.height, c.width, c.in, stored_in};
     const int height = 2 * c.height;
@@ -275,7 +277,7 @@ int main() {
   test_ring({ConvPrologue::kAffineRelu, 4, 4, 8, 8});
   test_ring({ConvPrologue::kResidual, 5, 12, 20, 3});
   test_ring({ConvPrologue::kPlain, 2, 2, 1, 1});
-  test_ring({ConvPrologue::kAffineRelu, 17, 17, 72, 20});
+  test_ring({ConvPrologue::kAffineRelu, 17, 17, 72, 20, NormKind::kLayer});
   test_ring({ConvPrologue::kResidual, 65, 3, 3, 40});
   test_ring({ConvPrologue::kPlain, 2, 130, 40, 33});
   test_ring({ConvPrologue::kAffineRelu, 3, 32, 8, 8});  // corners last and first of a warp
