@@ -116,13 +116,13 @@ def test_work_is_queued_on_the_stream_of_torch(
 ) -> None:
     """As for GPU 2: torch's current stream of that GPU, where torch uses one at all."""
     backend = select_backend("cuda", toy_model(), device="emu", max_batch=1)
-    assert backend._queue() == 0  # the emulator has no streams
+    assert backend.queue() == 0  # the emulator has no streams
     monkeypatch.setattr(backend, "_index", 2)
-    assert backend._queue() == 0
+    assert backend.queue() == 0
     streams.used = True
-    assert backend._queue() == 0xABC + 2
+    assert backend.queue() == 0xABC + 2
     monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))  # half imported
-    assert backend._queue() == 0
+    assert backend.queue() == 0
 
 
 def test_torch_is_not_imported() -> None:
@@ -233,9 +233,8 @@ def test_what_does_not_fit_is_halved() -> None:
     done = run_sparingly(
         """
 from cae_fast.backends import select_backend
-model = toy_model()
+model, wide = toy_model(), toy_model(channels=48)
 images = random_images(model.config, 2)
-ends = np.zeros((1, 4), np.float32)
 first = select_backend("cuda", model, device="emu", max_batch=1)
 individual, codes = first.encode(images)  # the emulator's threads have their stacks now
 leave(256)
@@ -244,7 +243,7 @@ assert 16 < backend.max_batch < 65535 and backend.max_batch in {65535 >> i for i
 np.testing.assert_array_equal(backend.encode_class(images), codes)
 del backend
 leave(1)
-text = refusal(select_backend, "cuda", toy_model(channels=16), device="emu", max_batch=2)
+text = refusal(select_backend, "cuda", wide, device="emu", max_batch=2)
 assert "weights and buffers of the model do not fit: max_batch=2 was tried and halved" in text, text
 leave(64)
 clf = lambda images: np.zeros((len(images), 3), np.float32)

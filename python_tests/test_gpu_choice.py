@@ -103,7 +103,7 @@ def test_the_refusal_names_what_would_work(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_machine_without_a_gpu(device: str | None) -> None:
     with pytest.raises(cf.BackendUnavailable, match=f"^backend 'cuda': .*; {INSTEAD}$"):
         cf.Explainer(toy_model(), lambda x: x, backend="cuda", device=device)
-    with pytest.raises(cf.BackendUnavailable, match="^backend 'cuda': "):
+    with pytest.raises(cf.BackendUnavailable, match=r"^backend 'cuda': "):
         select_backend("auto", toy_model(), precision="fp16")
 
 
