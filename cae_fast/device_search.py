@@ -100,6 +100,7 @@ class DeviceSearcher:
             capturable: `classify` takes tensors on this GPU and leaves the logits there.
             clock: Gets the stages "search" and "read".
         """
+        self._backend.queue()  # refuses a fork, before a lock that was held in its parent
         with self._turn, self._backend.turn:
             plan = self._plan(group)
             with clock("search"):

@@ -23,11 +23,13 @@ INCLUDES = {
     "search": {"core", "search"},
     "ops": {"core", "ops", "cpu", "cuda"},
     "cpu": {"core", "ops", "search", "cpu"},
-    "cuda": {"core", "ops", "search", "cuda"},
-    "engine": {"core", "ops", "search", "cpu", "engine"},
-    "bindings": {"core", "ops", "search", "cpu", "cuda", "engine", "bindings"},
+    "simt": {"core", "simt", "emu"},
+    "cuda": {"core", "ops", "search", "simt", "cuda"},
+    "emu": {"core", "simt", "cuda", "emu"},
+    "engine": {"core", "ops", "search", "cpu", "cuda", "engine"},
+    "bindings": {"core", "ops", "search", "cpu", "cuda", "emu", "engine", "bindings"},
     "fuzz": {"core", "ops", "search", "cpu", "engine", "fuzz"},
-    "tests": {"core", "ops", "search", "cpu", "cuda", "engine", "tests"},
+    "tests": {"core", "ops", "search", "simt", "cpu", "cuda", "emu", "engine", "tests"},
 }
 
 # Layers of the package, lowest first: a module imports from its own layer or a lower one.
@@ -146,7 +148,7 @@ def test_only_backend_imports_the_extension() -> None:
         str(path.relative_to(PACKAGE))
         for path in python_files()
         for name, _ in own_imports(path)
-        if name == "_C"
+        if name in {"_C", "_C_emu"}
     }
     assert importers == {"_backend.py"}
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // simt_emu.h - host back end of simt.h: fibers + rendez-vous collectives + checked shared memory
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
