@@ -43,7 +43,8 @@ Warp* ready_warp(Worker& worker) {
   return nullptr;
 }
 
-/// Who runs when `me` cannot. Throws Fault where nobody can.
+}  // namespace
+
 Lane& next_lane(Lane& me) {
   Warp* warp = me.warp;
   Worker& worker = *me.block->worker;
@@ -65,6 +66,8 @@ Lane& next_lane(Lane& me) {
   next.waiting = Waiting::kNothing;
   return next;
 }
+
+namespace {
 
 void end_lane(Lane& me) {
   if (me.copies.size() > (me.groups.empty() ? 0 : me.groups.back())) {
@@ -113,7 +116,8 @@ void prepare_lanes(Worker& worker, Block& block) {
     lane.thread = static_cast<uint16_t>(t);
     lane.index = static_cast<uint8_t>(t % kWarp);
     lane.bit = 1U << lane.index;
-    start_fiber(lane.fiber, worker.stacks.stack(block.rank * threads + t), &run_lane);
+    const size_t stack = block.rank * threads + t;
+    start_fiber(lane.fiber, worker.stacks.stack(stack), FiberStacks::usable(stack), &run_lane);
   }
 }
 
@@ -181,14 +185,6 @@ void run_cluster(Worker& worker, int64_t group) {
 }
 
 }  // namespace
-
-void suspend(Lane& me) {
-  Lane& next = next_lane(me);
-  if (&next != &me) {
-    current_lane = &next;
-    switch_fiber(me.fiber, next.fiber);
-  }
-}
 
 void run_worker(Launch& launch, Worker& worker) {
   worker.launch = &launch;

@@ -207,8 +207,25 @@ void run_worker(Launch& launch, Worker& worker);
 /// Throws Fault for this thread, with everything that tells where.
 [[noreturn]] void fail(const Lane& me, const std::string& what);
 
-/// The calling lane waits until somebody makes it runnable; others run.
-void suspend(Lane& me);
+/// Who runs when `me` cannot. Throws Fault where nobody can.
+Lane& next_lane(Lane& me);
+
+/// The calling lane waits until somebody makes it runnable; others run, those of its warp first.
+inline void suspend(Lane& me) {
+  Warp& warp = *me.warp;
+  Lane* next = nullptr;
+  if (warp.runnable != 0) {
+    next = &warp.lanes[__builtin_ctz(warp.runnable)];
+    warp.runnable &= warp.runnable - 1;
+    next->waiting = Waiting::kNothing;
+  } else {
+    next = &next_lane(me);
+  }
+  if (next != &me) {
+    current_lane = next;
+    switch_fiber(me.fiber, next->fiber);
+  }
+}
 
 /// Wakes the lanes of a warp.
 inline void wake(Warp& warp, uint32_t lanes) { warp.runnable |= lanes; }

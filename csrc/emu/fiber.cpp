@@ -7,21 +7,6 @@
 
 #include <new>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define CAE_EMU_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define CAE_EMU_ASAN 1
-#endif
-#endif
-#if defined(__SANITIZE_THREAD__)
-#define CAE_EMU_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define CAE_EMU_TSAN 1
-#endif
-#endif
-
 #ifdef CAE_EMU_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -31,9 +16,6 @@
 #endif
 
 #if defined(__x86_64__)
-// Saves what a callee must keep, and the place to return to, on the stack that is left. Returning
-// by `ret` suits the processor's prediction: both fibers were left at the same call.
-extern "C" void cae_emu_switch(void** save, void* load);
 asm(R"(
 .text
 .globl cae_emu_switch
@@ -90,9 +72,9 @@ void FiberStacks::reserve(size_t count) {
   }
 }
 
-void start_fiber(Fiber& fiber, char* stack, void (*entry)()) {
+void start_fiber(Fiber& fiber, char* stack, size_t bytes, void (*entry)()) {
   fiber.stack = stack;
-  fiber.stack_bytes = FiberStacks::kStackBytes;
+  fiber.stack_bytes = bytes;
   fiber.fake_stack = nullptr;
 #ifdef CAE_EMU_ASAN
   __asan_unpoison_memory_region(stack, fiber.stack_bytes);
@@ -136,6 +118,7 @@ void adopt_thread(Fiber& fiber) {
   fiber.fake_stack = nullptr;
 }
 
+#ifndef CAE_EMU_SWITCHES_ONLY
 void switch_fiber(Fiber& from, Fiber& to, [[maybe_unused]] bool last) {
 #ifdef CAE_EMU_ASAN
   __sanitizer_start_switch_fiber(last ? nullptr : &from.fake_stack, to.stack, to.stack_bytes);
@@ -152,6 +135,7 @@ void switch_fiber(Fiber& from, Fiber& to, [[maybe_unused]] bool last) {
   __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);
 #endif
 }
+#endif
 
 void fiber_entered() {
 #ifdef CAE_EMU_ASAN

@@ -253,22 +253,34 @@ void multiply(Lane& me, const WarpgroupProduct& product) {
     fail(me, "wgmma descriptor with swizzle or base offset: not emulated");
   }
   std::vector<float> a(64 * 16);
-  std::vector<float> b(static_cast<size_t>(product.columns) * 16);
+  const auto columns = static_cast<size_t>(product.columns);
+  std::vector<float> b(16 * columns);
   for (int row = 0; row < 64 * 2; ++row) {
     load_row(me, product.a, row / 2, row % 2 * 8, &a[row * 8]);
   }
-  for (int row = 0; row < product.columns * 2; ++row) {
-    load_row(me, product.b, row / 2, row % 2 * 8, &b[row * 8]);
+  for (size_t row = 0; row < columns * 2; ++row) {
+    float values[8];
+    load_row(me, product.b, row / 2, row % 2 * 8, values);
+    for (int k = 0; k < 8; ++k) {
+      b[(row % 2 * 8 + k) * columns + row / 2] = values[k];
+    }
+  }
+  // Rows by columns, so that the inner loop runs along memory.
+  std::vector<float> sums(64 * columns);
+  for (size_t row = 0; row < 64; ++row) {
+    for (size_t k = 0; k < 16; ++k) {
+      const float value = a[row * 16 + k];
+      for (size_t n = 0; n < columns; ++n) {
+        sums[row * columns + n] += value * b[k * columns + n];
+      }
+    }
   }
   for (int t = 0; t < 128; ++t) {
-    for (int i = 0; i < product.columns / 2; ++i) {
-      const int row = t / 32 * 16 + t % 32 / 4 + i % 4 / 2 * 8;
-      const int column = i / 4 * 8 + t % 4 * 2 + i % 2;
-      float sum = product.accumulate != 0 ? product.sums[t][i] : 0.0F;
-      for (int k = 0; k < 16; ++k) {
-        sum += a[row * 16 + k] * b[column * 16 + k];
-      }
-      product.sums[t][i] = sum;
+    for (size_t i = 0; i < columns / 2; ++i) {
+      const size_t row = t / 32 * 16 + t % 32 / 4 + i % 4 / 2 * 8;
+      const size_t column = i / 4 * 8 + t % 4 * 2 + i % 2;
+      float& sum = product.sums[t][i];
+      sum = (product.accumulate != 0 ? sum : 0.0F) + sums[row * columns + column];
     }
   }
   ++me.block->worker->counts.multiplies;

@@ -36,7 +36,7 @@ void fail_read(const Lane& me, uint32_t address, const Cell& cell) {
                  " has not completed: " + at(address));
   }
   if ((cell.flags & kInitialised) == 0) {
-    fail(me, "reads " + at(address) + ", which nobody has written");
+    fail(me, "reads " + at(address) + ", which nobody has written so far");
   }
   fail(me, "race: reads what " + who(cell.writer) + " wrote, no barrier between: " + at(address));
 }

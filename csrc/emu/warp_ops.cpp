@@ -11,7 +11,6 @@
 #endif
 
 namespace cae::emu {
-namespace {
 
 // Lanes 4 g .. 4 g + 3 hold row g of A and column g of B, two values of rising k each, and row g of
 // the sums: one after the other they are eight values in order.
@@ -34,6 +33,8 @@ void multiply_portable(WarpRegisters& r) {
     }
   }
 }
+
+namespace {
 
 #if defined(__x86_64__)
 #define CAE_EMU_FAST __attribute__((target("avx2,fma,f16c")))
