@@ -8,3 +8,4 @@ void bind_ops(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
 void bind_search(pybind11::module_& m);
 void bind_cuda(pybind11::module_& m);
+void bind_gpu(pybind11::module_& m);

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bindings of the engine and its sessions.
-#include <map>
 #include <memory>
-#include <string>
 
 #include "bindings/bind.h"
 #include "bindings/dlpack_view.h"
 #include "bindings/integers.h"
+#include "bindings/network_arguments.h"
 #include "bindings/without_gil.h"
 #include "engine/engine.h"
 
@@ -23,44 +22,14 @@ using cae::bindings::OutputArray;
 using cae::bindings::read_integer;
 using cae::bindings::without_gil;
 
-int64_t read_field(const py::dict& config, const char* field) {
-  CAE_CHECK(config.contains(field), "config lacks the field ", field);
-  return read_integer<int64_t>(config[field], cae::concat("config field ", field));
-}
-
-NetworkConfig read_config(const py::dict& config) {
-  NetworkConfig out;
-  out.image_size = read_field(config, "image_size");
-  out.in_channels = read_field(config, "in_channels");
-  out.channels = read_field(config, "channels");
-  out.num_blocks = read_field(config, "num_blocks");
-  out.code_dim = read_field(config, "code_dim");
-  out.modulation_width = read_field(config, "modulation_width");
-  return out;
-}
-
 std::shared_ptr<Engine> make_engine(const py::dict& config, const py::dict& weights,
                                     const py::object& max_batch, bool exact) {
   const auto batch = read_integer<int64_t>(max_batch, "max_batch");
   CAE_CHECK(batch >= 1, "max_batch must be at least 1, got ", batch);
-  const NetworkConfig network_config = read_config(config);
-  cae::check_config(network_config);
-  std::map<std::string, FloatArray> arrays;
-  cae::WeightMap views;
-  for (const auto& item : weights) {
-    CAE_CHECK(py::isinstance<py::str>(item.first), "names of weights must be strings, got ",
-              std::string(py::str(item.first)));
-    const auto name = py::cast<std::string>(item.first);
-    const auto added = arrays.emplace(name, FloatArray(item.second, name.c_str())).first;
-    views.emplace(name, cae::TensorView<const float>(nullptr, added->second.shape()));
-  }
-  cae::check_weights(network_config, views);  // before any is copied
-  for (auto& entry : arrays) {
-    views[entry.first] = entry.second.view();
-  }
+  cae::bindings::NetworkArguments network(config, weights);
   std::shared_ptr<Engine> engine;
   without_gil([&] {
-    engine = std::make_shared<Engine>(network_config, views, batch,
+    engine = std::make_shared<Engine>(network.config(), network.weights(), batch,
                                       exact ? cae::Arithmetic::kExact : cae::Arithmetic::kFast);
   });
   return engine;

@@ -3,30 +3,13 @@
 
 #include <limits>
 
+#include "bindings/dlpack_types.h"
 #include "core/check.h"
 
 namespace py = pybind11;
 
 namespace cae::bindings {
 namespace {
-
-// The DLPack binary interface (dmlc.github.io/dlpack), as far as a consumer of CPU tensors reads
-// it.
-struct DlTensor {
-  void* data;
-  int32_t device_type;
-  int32_t device_id;
-  int32_t rank;
-  uint8_t type_code;
-  uint8_t type_bits;
-  uint16_t type_lanes;
-  int64_t* shape;
-  int64_t* strides;  // elements; null if C-contiguous
-  uint64_t byte_offset;
-};
-
-constexpr int kDlCpu = 1;
-constexpr int kDlCudaHost = 3;
 
 constexpr int64_t kElementBytes = 4;
 constexpr int32_t kMostDimensions = 32;  // what every NumPy takes

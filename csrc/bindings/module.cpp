@@ -102,4 +102,7 @@ PYBIND11_MODULE(_C, m) {
   bind_engine(m);
   bind_search(m);
   bind_cuda(m);
+#if CAE_WITH_CUDA
+  bind_gpu(m);
+#endif
 }

@@ -2,6 +2,7 @@
 // The module cae_fast._C_emu: the CUDA engine with its kernels in the emulator, for tests.
 #include <pybind11/pybind11.h>
 
+#include "bindings/bind.h"
 #include "emu/emu_counts.h"
 
 namespace py = pybind11;
@@ -44,4 +45,5 @@ PYBIND11_MODULE(_C_emu, m) {
   m.doc() = "CUDA kernels of cae_fast in the emulator. For tests.";
   m.def("launch_counts", &launch_counts, kLaunchCountsDoc);
   m.def("reset_launch_counts", &cae::emu::reset_counts, "Forget what was counted.");
+  bind_gpu(m);
 }

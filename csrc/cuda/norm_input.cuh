@@ -43,16 +43,18 @@ KFN void merge_channel(const NormInput& n, int64_t row, int c, float& mean, floa
   }
 }
 
-/// Writes scale[channels], shift[channels] to shared memory at `ss` (norm_bytes of it). Every one of
-/// kThreads threads calls; a dev::sync() must follow before they are read.
+/// Writes scale[count], shift[count] of the channels from `first` on to shared memory at `ss`
+/// (norm_bytes(count) of it). Every one of kThreads threads calls; a dev::sync() must follow before
+/// they are read.
 template <int kThreads>
-KFN void finalise_norm(const NormInput& n, int64_t row, int64_t mod_row, int tid, uint32_t ss) {
+KFN void finalise_channels(const NormInput& n, int64_t row, int64_t mod_row, int tid, uint32_t ss,
+                           int first, int count) {
   const float* gamma = n.gamma == nullptr ? nullptr : n.gamma + mod_row * n.mod_stride;
   const float* beta = n.beta == nullptr ? nullptr : n.beta + mod_row * n.mod_stride;
   float mean = 0.0F;
   float scale = 1.0F;
   if (n.kind == NormKind::kLayer) {
-    const uint32_t scratch = ss + n.channels * 8;
+    const uint32_t scratch = ss + count * 8;
     const float* p = n.partials + row * n.parts * 2;
     float sum = 0.0F;
     for (int t = tid; t < n.parts; t += kThreads) {
@@ -67,7 +69,8 @@ KFN void finalise_norm(const NormInput& n, int64_t row, int64_t mod_row, int tid
     m2 = block_sum<kThreads>(m2, tid, scratch + 128);
     scale = 1.0F / (dev::sqrt(m2 / (n.total - 1.0F)) + dev::load(n.eps));
   }
-  for (int c = tid; c < n.channels; c += kThreads) {
+  for (int i = tid; i < count; i += kThreads) {
+    const int c = first + i;
     if (n.kind == NormKind::kInstance) {
       float m2 = 0.0F;
       merge_channel(n, row, c, mean, m2);
@@ -75,9 +78,15 @@ KFN void finalise_norm(const NormInput& n, int64_t row, int64_t mod_row, int tid
     }
     const float g = gamma == nullptr ? scale : scale * dev::load(gamma + c);
     const float b = beta == nullptr ? 0.0F : dev::load(beta + c);
-    dev::stsf(ss + c * 4, g);
-    dev::stsf(ss + (n.channels + c) * 4, b - mean * g);
+    dev::stsf(ss + i * 4, g);
+    dev::stsf(ss + (count + i) * 4, b - mean * g);
   }
+}
+
+/// finalise_channels of all channels.
+template <int kThreads>
+KFN void finalise_norm(const NormInput& n, int64_t row, int64_t mod_row, int tid, uint32_t ss) {
+  finalise_channels<kThreads>(n, row, mod_row, tid, ss, 0, n.channels);
 }
 
 }  // namespace cae::cuda

@@ -14,6 +14,8 @@ const char* name_of(WarpOp op) {
       return "syncwarp";
     case WarpOp::kShuffle:
       return "shfl";
+    case WarpOp::kShuffle8:
+      return "shfl of 8 bytes";
     case WarpOp::kLoadMatrix:
       return "ldsm4";
     case WarpOp::kMultiply:

@@ -32,7 +32,7 @@ constexpr int kMaxThreads = 1024;
 constexpr int kMaxCluster = 8;
 constexpr int kBarriers = 16;
 
-enum class WarpOp : uint8_t { kSyncWarp, kShuffle, kLoadMatrix, kMultiply, kUniform };
+enum class WarpOp : uint8_t { kSyncWarp, kShuffle, kShuffle8, kLoadMatrix, kMultiply, kUniform };
 enum class Waiting : uint8_t { kNothing, kWarpOp, kBarrier, kMbarrier, kCluster, kWarpgroup };
 
 struct AsyncCopy {

@@ -16,6 +16,8 @@
 // Names of CUDA, and those that simt_ptx.cuh defines.
 // NOLINTBEGIN(readability-identifier-naming,bugprone-reserved-identifier)
 #define KFN static inline
+#define KFN_MEMBER inline
+#define KMFN inline
 #define HDFN static inline
 #define KERNEL
 #define UNROLL
@@ -128,36 +130,58 @@ KFN float fbits(uint32_t u) { return cae::emu::bits_float(u); }
 KFN uint32_t ubits(float f) { return cae::emu::float_bits(f); }
 KFN float ldsf(uint32_t a) { return fbits(lds32(a)); }
 KFN void stsf(uint32_t a, float v) { sts32(a, ubits(v)); }
+KFN double ldsd(uint32_t a) { return cae::emu::load_shared<double>(*current_lane, a); }
+KFN void stsd(uint32_t a, double v) { cae::emu::store_shared(*current_lane, a, v); }
 
-KFN uint32_t shuffle(uint32_t v, int from, WarpOp op) {
+// 4 or 8 bytes of the lane that each lane names.
+template <class T>
+KFN T shuffle(T v, int from, WarpOp op) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  constexpr int kWords = sizeof(T) / 4;
   Lane& me = *current_lane;
   WarpRegisters& w = me.warp->registers;
-  w.in[0][me.index] = v;
-  w.in[1][me.index] = static_cast<uint32_t>(from) & 31;
+  uint32_t words[kWords];
+  std::memcpy(words, &v, sizeof(T));
+  for (int i = 0; i < kWords; ++i) {
+    w.in[i][me.index] = words[i];
+  }
+  w.in[2][me.index] = static_cast<uint32_t>(from) & 31;
   cae::emu::meet(me, op, [](cae::emu::Warp& warp) {
     WarpRegisters& r = warp.registers;
-    for (int i = 0; i < cae::emu::kWarp; ++i) {
-      r.out[0][i] = r.in[0][r.in[1][i]];
+    for (int i = 0; i < kWords; ++i) {
+      for (int lane = 0; lane < cae::emu::kWarp; ++lane) {
+        r.out[i][lane] = r.in[i][r.in[2][lane]];
+      }
     }
   });
-  return w.out[0][me.index];
+  for (int i = 0; i < kWords; ++i) {
+    words[i] = w.out[i][me.index];
+  }
+  std::memcpy(&v, words, sizeof(T));
+  return v;
 }
-KFN float shfl(float v, int lane) { return fbits(shuffle(ubits(v), lane, WarpOp::kShuffle)); }
+KFN float shfl(float v, int lane) { return shuffle(v, lane, WarpOp::kShuffle); }
 KFN float shfl_xor(float v, int m) {
-  return fbits(shuffle(ubits(v), current_lane->index ^ m, WarpOp::kShuffle));
+  return shuffle(v, current_lane->index ^ m, WarpOp::kShuffle);
 }
-KFN int uniform(int v) {
-  return static_cast<int>(shuffle(static_cast<uint32_t>(v), 0, WarpOp::kUniform));
+KFN int32_t shfl_xor(int32_t v, int m) {
+  return shuffle(v, current_lane->index ^ m, WarpOp::kShuffle);
 }
+KFN double shfl_xor(double v, int m) {
+  return shuffle(v, current_lane->index ^ m, WarpOp::kShuffle8);
+}
+KFN int uniform(int v) { return shuffle(v, 0, WarpOp::kUniform); }
 
 KFN float rsqrt(float v) { return 1.0F / std::sqrt(v); }
 KFN float fma(float a, float b, float c) { return std::fma(a, b, c); }
 KFN float mul(float a, float b) { return a * b; }
 KFN float add(float a, float b) { return a + b; }
+KFN double mul(double a, double b) { return a * b; }
+KFN double add(double a, double b) { return a + b; }
 KFN float sqrt(float v) { return std::sqrt(v); }
 KFN float tanh(float v) { return std::tanh(v); }
 KFN float max(float a, float b) { return std::fmax(a, b); }
-KFN float relu(float v) { return std::fmax(v, 0.0F); }
+KFN float relu(float v) { return v <= 0.0F ? 0.0F : v; }  // NaN stays NaN
 KFN uint32_t pack_half2(float lo, float hi) {
   return cae::emu::float_to_half(lo) | static_cast<uint32_t>(cae::emu::float_to_half(hi)) << 16;
 }

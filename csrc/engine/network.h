@@ -1,39 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The three networks as planned layers: configuration, weights by canonical name, packed plans.
+// The three networks as planned layers of the CPU: packed weights by place.
 #pragma once
 
-#include <map>
-#include <string>
 #include <vector>
 
-#include "core/tensor_view.h"
+#include "engine/network_spec.h"
 #include "ops/conv_layer.h"
 #include "ops/linear.h"
 #include "ops/output_conv.h"
 
 namespace cae {
-
-/// The fields of CAEConfig that fix shapes.
-struct NetworkConfig {
-  int64_t image_size = 256;
-  int64_t in_channels = 3;
-  int64_t channels = 64;
-  int64_t num_blocks = 6;
-  int64_t code_dim = 8;
-  int64_t modulation_width = 256;
-
-  int64_t code_channels() const { return 4 * channels; }
-  int64_t code_size() const { return image_size / 4; }
-  int64_t image_numel() const { return in_channels * image_size * image_size; }
-  int64_t individual_numel() const { return code_channels() * code_size() * code_size(); }
-  /// Shift and scale of every residual convolution of the decoder.
-  int64_t modulation_numel() const { return num_blocks * 2 * 2 * code_channels(); }
-};
-
-/// Throws std::invalid_argument naming the first field that is out of range.
-void check_config(const NetworkConfig& config);
-
-using WeightMap = std::map<std::string, TensorView<const float>>;
 
 /// Convolution followed by bias and ReLU (class encoder).
 struct BiasedConv {
@@ -65,10 +41,6 @@ struct Network {
   /// encoder, class encoder, and the decoder behind the one that its path points share.
   std::vector<std::vector<const ConvLayer*>> chains() const;
 };
-
-/// Looks at names and shapes only; the views need no data. Throws std::invalid_argument listing
-/// every tensor that is missing, unknown or mis-shaped.
-void check_weights(const NetworkConfig& config, const WeightMap& weights);
 
 /// Plans all layers and packs their weights. Throws std::invalid_argument listing every tensor
 /// that is missing, unknown or mis-shaped.

@@ -31,16 +31,11 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define CAE_HD __host__ __device__
-#else
-#define CAE_HD
-#endif
+#include "search/logit_row.h"
 
 namespace cae::search {
 
 constexpr int32_t kAnyTarget = -1;
-constexpr int32_t kUndefined = -1;  // a step or class that does not exist
 constexpr int32_t kMaxDepth = 4;
 constexpr int32_t kMaxCoarse = 4096;  // more is no search: a path is looked at point by point
 constexpr int32_t kWholeScan = kMaxCoarse + 1;  // coarse_batch: the coarse scan in one round
@@ -100,57 +95,6 @@ struct PointVerdict {
   double log_probability;  // of the target (kAnyTarget: minus that of the source); coarse scan only
   double margin;           // hit_margin; kMargin only
 };
-
-/// Index of the highest of `count` logits, the lowest index on ties; kUndefined if any is NaN/Inf.
-CAE_HD inline int32_t top_class(const float* logits, int32_t count) {
-  int32_t top = 0;
-  for (int32_t i = 0; i < count; ++i) {
-    const float value = logits[i];
-    if (!(value - value == 0.0F)) {
-      return kUndefined;
-    }
-    if (value > logits[top]) {
-      top = i;
-    }
-  }
-  return top;
-}
-
-/// Sum of exp(logit - top logit) over the classes other than `top`: the probability of `top` is
-/// 1 / (1 + this). In double and relative to the top, so that nothing overflows and a saturated
-/// softmax still orders points.
-CAE_HD inline double sum_exp_others(const float* logits, int32_t count, int32_t top) {
-  double sum = 0.0;
-  for (int32_t i = 0; i < count; ++i) {
-    if (i != top) {
-      sum += std::exp(static_cast<double>(logits[i]) - static_cast<double>(logits[top]));
-    }
-  }
-  return sum;
-}
-
-/// Class of the highest logit among those other than `index`, the lowest on ties. count >= 2.
-CAE_HD inline int32_t best_other(const float* logits, int32_t count, int32_t index) {
-  int32_t best = index == 0 ? 1 : 0;
-  for (int32_t i = best + 1; i < count; ++i) {
-    if (i != index && logits[i] > logits[best]) {
-      best = i;
-    }
-  }
-  return best;
-}
-
-/// log(p / (1 - p)) of the softmax probability p of a class; finite. count >= 2.
-CAE_HD inline double log_odds(const float* logits, int32_t count, int32_t index) {
-  const double rival = logits[best_other(logits, count, index)];
-  double sum = 0.0;  // at least 1, the rival's own
-  for (int32_t i = 0; i < count; ++i) {
-    if (i != index) {
-      sum += std::exp(static_cast<double>(logits[i]) - rival);
-    }
-  }
-  return static_cast<double>(logits[index]) - rival - std::log(sum);
-}
 
 /// Starts the search of one image. `source_class` is the top class of the image itself (kUndefined
 /// if its logits are not finite), classes are in [-1, num_classes).
@@ -232,22 +176,23 @@ CAE_HD inline int32_t point_step(const FlipRules& rules, const FlipState& state,
 /// How far a point is from the edge of the predicate, in logits: >= 0 where it hits, <= 0 where it
 /// does not, finite. The lead of the class that is to win over the best other one; with a threshold
 /// no more than what the log odds of its probability are above those of min_probability.
-CAE_HD inline double hit_margin(const FlipRules& rules, const FlipState& state, const float* logits,
+template <class Row>
+CAE_HD inline double hit_margin(const FlipRules& rules, const FlipState& state, const Row& row,
                                 bool hits) {
   if (rules.num_classes == 1) {
     return 0.0;
   }
   const bool any = state.target_class == kAnyTarget;
   const int32_t ranked = any ? state.source_class : state.target_class;
-  const int32_t rival = best_other(logits, rules.num_classes, ranked);
+  const int32_t rival = row.best_other(ranked);
   const int32_t winner = any ? rival : ranked;
   const int32_t loser = any ? ranked : rival;
-  double margin = static_cast<double>(logits[winner]) - static_cast<double>(logits[loser]);
+  double margin = row.at(winner) - row.at(loser);
   const double threshold = rules.min_probability;
   if (threshold > 0.0) {
     const double wanted =
         threshold < 1.0 ? std::log(threshold / (1.0 - threshold)) : kCertainLogOdds;
-    const double surplus = log_odds(logits, rules.num_classes, winner) - wanted;
+    const double surplus = log_odds(row, winner) - wanted;
     margin = surplus < margin ? surplus : margin;
   }
   // The predicate decides; rounding, and ties that go to the lower index, do not.
@@ -255,9 +200,10 @@ CAE_HD inline double hit_margin(const FlipRules& rules, const FlipState& state, 
 }
 
 /// Judges one point from its `rules.num_classes` logits.
-CAE_HD inline PointVerdict judge_point(const FlipRules& rules, const FlipState& state,
-                                       const float* logits) {
-  const int32_t top = top_class(logits, rules.num_classes);
+template <class Row>
+CAE_HD inline PointVerdict judge_row(const FlipRules& rules, const FlipState& state,
+                                     const Row& row) {
+  const int32_t top = row.top();
   PointVerdict verdict{top, false, 0.0, 0.0};
   if (top == kUndefined) {
     return verdict;
@@ -266,17 +212,23 @@ CAE_HD inline PointVerdict judge_point(const FlipRules& rules, const FlipState& 
   verdict.hits = any ? top != state.source_class : top == state.target_class;
   const bool scanning = !has_bracket(state);
   if (scanning || (verdict.hits && rules.min_probability > 0.0)) {
-    const double others = sum_exp_others(logits, rules.num_classes, top);
+    // Relative to the top, so that nothing overflows and a saturated softmax still orders points.
+    // The probability of the top is 1 / (1 + others).
+    const double others = row.sum_exp_except(top, row.at(top));
     verdict.hits = verdict.hits && 1.0 / (1.0 + others) >= rules.min_probability;
     const int32_t ranked = any ? state.source_class : state.target_class;
-    const double log_probability =
-        static_cast<double>(logits[ranked]) - static_cast<double>(logits[top]) - std::log1p(others);
+    const double log_probability = row.at(ranked) - row.at(top) - std::log1p(others);
     verdict.log_probability = any ? -log_probability : log_probability;
   }
   if (rules.method == FlipMethod::kMargin) {
-    verdict.margin = hit_margin(rules, state, logits, verdict.hits);
+    verdict.margin = hit_margin(rules, state, row, verdict.hits);
   }
   return verdict;
+}
+
+CAE_HD inline PointVerdict judge_point(const FlipRules& rules, const FlipState& state,
+                                       const float* logits) {
+  return judge_row(rules, state, LogitRow{logits, rules.num_classes});
 }
 
 CAE_HD inline void report_point(FlipState& state, int32_t step, int32_t reached_class) {
@@ -308,12 +260,13 @@ CAE_HD inline void begin_bracket(const FlipRules& rules, FlipState& state, int32
 
 /// Takes the verdicts of a round of the coarse scan. Returns the slot whose point is now the one
 /// reported, kUndefined if none is.
+template <class Verdicts>
 CAE_HD inline int32_t advance_coarse(const FlipRules& rules, FlipState& state,
-                                     const PointVerdict* verdicts) {
+                                     const Verdicts& verdicts) {
   const int32_t count = num_points(rules, state);
   int32_t best = kUndefined;
   for (int32_t slot = 0; slot < count; ++slot) {
-    const PointVerdict& verdict = verdicts[slot];
+    const PointVerdict verdict = verdicts[slot];
     const int32_t step = point_step(rules, state, slot);
     if (verdict.top_class == kUndefined) {
       end_non_finite(state);
@@ -343,15 +296,16 @@ CAE_HD inline int32_t advance_coarse(const FlipRules& rules, FlipState& state,
 }
 
 /// Takes the verdicts of a later round. Returns the slot that is the new hi, kUndefined if none.
+template <class Verdicts>
 CAE_HD inline int32_t advance_bracket(const FlipRules& rules, FlipState& state,
-                                      const PointVerdict* verdicts) {
+                                      const Verdicts& verdicts) {
   const FlipState before = state;
   int32_t kept = kUndefined;
   int32_t left = -1;  // slots between which the boundary lies; -1 and num_points are lo and hi
   int32_t right = num_points(rules, before);
   while (right - left > 1) {
     const int32_t slot = left + (right - left) / 2;
-    const PointVerdict& verdict = verdicts[slot];
+    const PointVerdict verdict = verdicts[slot];
     if (verdict.top_class == kUndefined) {
       end_non_finite(state);
       return kUndefined;
@@ -375,10 +329,12 @@ CAE_HD inline int32_t advance_bracket(const FlipRules& rules, FlipState& state,
   return kept;
 }
 
-/// Takes the verdicts of the round's num_points points, in slot order. Returns the slot whose point
-/// is now the one reported for this image (its decoded image must be kept), kUndefined if none is.
+/// Takes the verdicts of the round's num_points points, in slot order: a pointer, or anything whose
+/// [slot] is a PointVerdict judged by the state before the call. Returns the slot whose point is
+/// now the one reported for this image (its decoded image must be kept), kUndefined if none is.
+template <class Verdicts>
 CAE_HD inline int32_t advance_search(const FlipRules& rules, FlipState& state,
-                                     const PointVerdict* verdicts) {
+                                     const Verdicts& verdicts) {
   if (state.status != FlipStatus::kSearching) {
     return kUndefined;
   }

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 #include <cuda_fp16.h>
 #define KFN static __device__ __forceinline__
+#define KFN_MEMBER __device__ __forceinline__
 #define HDFN static __host__ __device__ __forceinline__
 #define KERNEL __global__
 #define UNROLL _Pragma("unroll")
@@ -54,9 +55,15 @@ KFN uint32_t lds32(uint32_t a) { uint32_t v; asm volatile("ld.shared.u32 %0, [%1
 KFN float fbits(uint32_t u) { return __uint_as_float(u); }
 KFN uint32_t ubits(float f) { return __float_as_uint(f); }
 KFN float shfl_xor(float v, int m) { return __shfl_xor_sync(0xffffffffu, v, m); }
+KFN int32_t shfl_xor(int32_t v, int m) { return __shfl_xor_sync(0xffffffffu, v, m); }
+KFN double shfl_xor(double v, int m) { return __shfl_xor_sync(0xffffffffu, v, m); }
 KFN float rsqrt(float v) { return rsqrtf(v); }
 KFN float fma(float a, float b, float c) { return fmaf(a, b, c); }
-KFN float relu(float v) { return fmaxf(v, 0.f); }
+KFN float relu(float v) {  // NaN stays NaN, which fmaxf would turn into 0
+  float r;
+  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(r) : "f"(v));
+  return r;
+}
 KFN uint32_t pack_half2(float lo, float hi) {  // round to nearest even
   __half2 h = __floats2half2_rn(lo, hi);
   return *reinterpret_cast<uint32_t*>(&h);
@@ -75,9 +82,13 @@ template <class T> KFN T load(const T* p) { return *p; }
 template <class T> KFN void store(T* p, T v) { *p = v; }
 KFN float ldsf(uint32_t a) { return __uint_as_float(lds32(a)); }
 KFN void stsf(uint32_t a, float v) { sts32(a, __float_as_uint(v)); }
+KFN double ldsd(uint32_t a) { double v; asm volatile("ld.shared.f64 %0, [%1];" : "=d"(v) : "r"(a) : "memory"); return v; }
+KFN void stsd(uint32_t a, double v) { asm volatile("st.shared.f64 [%0], %1;" ::"r"(a), "d"(v) : "memory"); }
 KFN float shfl(float v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
 KFN float mul(float a, float b) { return __fmul_rn(a, b); }   // never contracted
 KFN float add(float a, float b) { return __fadd_rn(a, b); }
+KFN double mul(double a, double b) { return __dmul_rn(a, b); }
+KFN double add(double a, double b) { return __dadd_rn(a, b); }
 KFN float sqrt(float v) { return sqrtf(v); }
 KFN float tanh(float v) { return tanhf(v); }
 KFN float max(float a, float b) { return fmaxf(a, b); }

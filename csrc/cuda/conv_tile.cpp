@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/check.h"
+#include "cuda/conv_tile_launch.h"
+
+namespace cae::cuda {
+namespace {
+
+void check_params(const ConvParams& p) {
+  constexpr int64_t kMost = INT32_MAX;  // offsets inside one row are 32 bits
+  const int64_t pixels = static_cast<int64_t>(p.in_height) * p.in_width;
+  CAE_CHECK(p.in_height >= 2 && p.in_width >= 2 && p.out_height >= 1 && p.out_width >= 1,
+            "convolution of ", p.in_height, " x ", p.in_width, " pixels");
+  CAE_CHECK(pixels * p.in_channels <= kMost, "an image of ", pixels, " pixels and ", p.in_channels,
+            " channels is too large for one row");
+  CAE_CHECK(p.block_columns == 64 ||
+                (p.block_columns == 128 &&
+                 (p.kind == ConvKind::kConv3x3 || p.kind == ConvKind::kUpsample) &&
+                 conv_pieces(conv_columns(p.epilogue, p.out_channels)) % 2 == 0),
+            "block_columns must be 64, or 128 for 3x3 and upsampling where it divides the columns, "
+            "got ", p.block_columns);
+  CAE_CHECK(p.out_channels % 8 == 0 && p.real_channels <= p.out_channels,
+            "out_channels must be a multiple of 8, got ", p.out_channels);
+  const bool image = p.kind == ConvKind::kImage7x7;
+  CAE_CHECK(image ? p.in_channels >= 1 && p.in_channels <= 4 : p.in_channels % 8 == 0,
+            "in_channels is ", p.in_channels);
+  CAE_CHECK((p.kind == ConvKind::kUpsample) == (p.epilogue == ConvEpilogue::kShuffle),
+            "pixels are shuffled by upsampling only");
+}
+
+}  // namespace
+
+void conv_tile(const ConvParams& params, void* stream) {
+  check_params(params);
+  if (params.rows == 0) {
+    return;
+  }
+  switch (params.kind) {
+    case ConvKind::kConv3x3:
+    case ConvKind::kUpsample:
+      return params.block_columns == 128 ? conv_tile_wide(params, stream)
+                                         : conv_tile_narrow(params, stream);
+    case ConvKind::kStride2:
+      return conv_tile_stride2(params, stream);
+    case ConvKind::kImage7x7:
+      return conv_tile_image(params, stream);
+  }
+}
+
+}  // namespace cae::cuda

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/gpu_search.h"
+
+#include <algorithm>
+
+#include "cuda/modulation_cuda.h"
+#include "cuda/nearest_cuda.h"
+#include "cuda/output_conv_cuda.h"
+#include "cuda/saliency_cuda.h"
+#include "search/flip_plan.h"
+
+namespace cae::gpu {
+
+DeviceBank::DeviceBank(int device, const float* bank_codes, const int32_t* bank_classes,
+                       int64_t count, int64_t dim)
+    : rows(count), code_dim(dim) {
+  const DeviceGuard guard(device);
+  const auto code_bytes = static_cast<size_t>(rows * code_dim) * sizeof(float);
+  const auto class_bytes = static_cast<size_t>(rows) * sizeof(int32_t);
+  codes = DeviceBuffer(device, code_bytes);
+  classes = DeviceBuffer(device, class_bytes);
+  copy_to_device(codes.data(), bank_codes, code_bytes, nullptr);
+  copy_to_device(classes.data(), bank_classes, class_bytes, nullptr);
+  synchronize(nullptr);
+}
+
+GpuSearch::GpuSearch(std::shared_ptr<GpuEngine> engine, const SearchPlan& plan,
+                     std::shared_ptr<const DeviceBank> bank)
+    : engine_(std::move(engine)), plan_(plan), bank_(std::move(bank)) {
+  search::check_rules(plan_.rules);
+  CAE_CHECK(plan_.images >= 1 && plan_.images <= 65535, "images must be in 1..65535, got ",
+            plan_.images);
+  CAE_CHECK(plan_.vertices >= 1 && plan_.vertices <= cuda::kMaxPathVertices,
+            "vertices must be in 1..", cuda::kMaxPathVertices, ", got ", plan_.vertices);
+  const DeviceGuard guard(engine_->device());
+  const search::FlipPlan flips = search::plan_flips(plan_.rules);
+  rounds_ = flips.rounds;
+  flips_.rules = plan_.rules;
+  flips_.images = plan_.images;
+  flips_.slots = flips.slots;
+  flips_.max_points = flips.points;
+  Bump counter(nullptr);
+  plan_memory(counter);
+  memory_ = DeviceBuffer(engine_->device(), counter.used());
+  fill_zero(memory_.data(), memory_.bytes(), nullptr);
+  synchronize(nullptr);
+  Bump bump(memory_.data());
+  plan_memory(bump);
+}
+
+void GpuSearch::plan_memory(Bump& bump) {
+  const NetworkConfig& config = engine_->config();
+  const GpuConv& first = engine_->network().decoder_blocks.front();
+  const int64_t n = plan_.images;
+  const int64_t points = n * flips_.slots;
+  const int64_t history = n * flips_.max_points;
+  const int64_t classes = plan_.rules.num_classes;
+  const int64_t image = config.image_numel();
+  images_ = bump.take<float>(n * image);
+  points_ = bump.take<float>(points * image);
+  counterfactual_ = bump.take<float>(n * image);
+  reconstruction_ = bump.take<float>(n * image);
+  difference_ = bump.take<float>(n * image);
+  saliency_ = bump.take<float>(n * config.image_size * config.image_size);
+  codes_ = bump.take<float>(n * config.code_dim);
+  ends_ = bump.take<float>(n * config.code_dim);
+  vertices_ = bump.take<float>(n * plan_.vertices * config.code_dim);
+  stream_ = bump.take<uint16_t>(n * first.out_numel());
+  shared_.stream = stream_;
+  shared_.first = take_output(bump, first, n);
+  wanted_ = bump.take<int32_t>(n);
+  left_out_ = bump.take<int32_t>(n);
+  reachable_ = bump.take<int32_t>(classes);
+  exemplars_ = bump.take<int32_t>(n * plan_.exemplars);
+  finite_ = bump.take<int32_t>(points *
+                               cuda::output_tiles(static_cast<int32_t>(config.image_size)));
+  flips_.states = bump.take<search::FlipState>(n);
+  flips_.image_index = bump.take<int32_t>(points);
+  flips_.step = bump.take<int32_t>(points);
+  flips_.active = bump.take<int32_t>(points);
+  flips_.remaining = bump.take<int32_t>(1);
+  flips_.keep_slot = bump.take<int32_t>(n);
+  flips_.start_slot = bump.take<int32_t>(n);
+  flips_.path_count = bump.take<int32_t>(n);
+  flips_.path_step = bump.take<int32_t>(history);
+  flips_.path_logits = bump.take<float>(history * classes);
+  flips_.logits_counterfactual = bump.take<float>(n * classes);
+}
+
+void GpuSearch::begin(const float* logits, bool given, Stream queue) {
+  const DeviceGuard guard(engine_->device());
+  CAE_CHECK(given || (bank_ != nullptr && plan_.vertices == 2),
+            "without a bank, or for paths of other than 2 vertices, paths must be given");
+  const NetworkConfig& config = engine_->config();
+  engine_->encode(images_, plan_.images, stream_, nullptr, codes_, queue);
+  cuda::FlipBeginParams begin;
+  begin.buffers = flips_;
+  begin.logits_source = logits;
+  begin.class_codes = codes_;
+  begin.code_dim = static_cast<int32_t>(config.code_dim);
+  begin.wanted = wanted_;
+  begin.reachable = reachable_;
+  begin.left_out = left_out_;
+  cuda::flip_begin(begin, queue);
+  if (!given) {
+    cuda::NearestParams nearest;
+    nearest.images = plan_.images;
+    nearest.k = plan_.exemplars;
+    nearest.bank_rows = bank_->rows;
+    nearest.code_dim = static_cast<int32_t>(config.code_dim);
+    nearest.codes = codes_;
+    nearest.states = flips_.states;
+    nearest.bank_codes = bank_->codes.as<float>();
+    nearest.bank_classes = bank_->classes.as<int32_t>();
+    nearest.rows = exemplars_;
+    nearest.ends = ends_;
+    cuda::nearest_exemplars(nearest, queue);
+  }
+  cuda::MakePathsParams paths;
+  paths.rows = plan_.images;
+  paths.vertex_count = plan_.vertices;
+  paths.code_dim = static_cast<int32_t>(config.code_dim);
+  paths.codes = codes_;
+  paths.ends = given ? nullptr : ends_;
+  paths.vertices = vertices_;
+  cuda::make_paths(paths, queue);
+  engine_->share(stream_, plan_.images, shared_.first, queue);
+  cuda::flip_points(flips_, queue);
+}
+
+void GpuSearch::decode(Stream queue) {
+  const DeviceGuard guard(engine_->device());
+  const NetworkConfig& config = engine_->config();
+  const int64_t points = static_cast<int64_t>(plan_.images) * flips_.slots;
+  const int64_t tiles = cuda::output_tiles(static_cast<int32_t>(config.image_size));
+  const DecodeBuffers& buffers = engine_->decode_buffers();
+  for (int64_t first = 0; first < points; first += engine_->max_batch()) {
+    const auto batch = static_cast<int32_t>(std::min(engine_->max_batch(), points - first));
+    cuda::PathCodesParams codes;
+    codes.rows = batch;
+    codes.vertex_count = plan_.vertices;
+    codes.code_dim = static_cast<int32_t>(config.code_dim);
+    codes.grid = plan_.rules.grid;
+    codes.vertices = vertices_;
+    codes.image_index = flips_.image_index + first;
+    codes.step = flips_.step + first;
+    codes.codes = buffers.codes;
+    cuda::path_codes(codes, queue);
+    engine_->modulate(buffers.codes, batch, buffers.table, queue);
+    PathPoints where;
+    where.count = batch;
+    where.image_index = flips_.image_index + first;
+    where.active = flips_.active + first;
+    where.table = buffers.table;
+    where.finite = finite_ + first * tiles;
+    engine_->decode(shared_, where, points_ + first * config.image_numel(), queue);
+  }
+}
+
+void GpuSearch::step(const void* logits, bool half, Stream queue) {
+  const DeviceGuard guard(engine_->device());
+  const NetworkConfig& config = engine_->config();
+  cuda::FlipStepParams step;
+  step.buffers = flips_;
+  step.logits = logits;
+  step.half_logits = half;
+  step.finite = finite_;
+  step.tiles = cuda::output_tiles(static_cast<int32_t>(config.image_size));
+  cuda::flip_step(step, queue);
+  cuda::FlipCommitParams commit;
+  commit.buffers = flips_;
+  commit.values = config.image_numel();
+  commit.decoded = points_;
+  commit.inputs = images_;
+  commit.counterfactual = counterfactual_;
+  commit.reconstruction = reconstruction_;
+  cuda::flip_commit(commit, queue);
+  cuda::flip_points(flips_, queue);
+}
+
+}  // namespace cae::gpu

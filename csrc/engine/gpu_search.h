@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole explanation of a fixed number of images on a GPU: encode, choose exemplars, decode path
+// points, step the search, take the saliency. Every call only queues work, the number of rounds is
+// known beforehand, and all memory is planned at once: the calls of a search may be captured in a
+// graph and replayed. Only the classifier is the caller's.
+#pragma once
+
+#include <memory>
+
+#include "cuda/flip_step_cuda.h"
+#include "engine/gpu_engine.h"
+
+namespace cae::gpu {
+
+/// Bank rows on the device, shared by searches.
+struct DeviceBank {
+  DeviceBank(int device, const float* codes, const int32_t* classes, int64_t rows,
+             int64_t code_dim);
+
+  int64_t rows;
+  int64_t code_dim;
+  DeviceBuffer codes;    // [rows][code_dim]
+  DeviceBuffer classes;  // [rows] int32, negative: not to be used
+};
+
+struct SearchPlan {
+  search::FlipRules rules;
+  int32_t images = 0;     // N, at least 1
+  int32_t vertices = 2;   // V of each path; 2: from the image's code to its exemplars'
+  int32_t exemplars = 1;  // k bank rows averaged
+  bool against_image = false;  // differences are to the image, not to its reconstruction
+};
+
+class GpuSearch {
+ public:
+  /// `bank` may be null: then ends of the paths are given. Throws std::invalid_argument for rules out of range,
+  /// OutOfDeviceMemory.
+  GpuSearch(std::shared_ptr<GpuEngine> engine, const SearchPlan& plan,
+            std::shared_ptr<const DeviceBank> bank);
+
+  GpuEngine& engine() const { return *engine_; }
+  const SearchPlan& plan() const { return plan_; }
+  int32_t slots() const { return flips_.slots; }
+  int32_t rounds() const { return rounds_; }
+  int32_t max_points() const { return flips_.max_points; }
+
+  // What the caller fills before begin(), device memory:
+  float* images() const { return images_; }           // [N][C][S][S]
+  int32_t* wanted() const { return wanted_; }          // [N] class, -1 any, -2 runner-up
+  int32_t* left_out() const { return left_out_; }      // [N] not 0: not searched
+  int32_t* reachable() const { return reachable_; }    // [K]
+  float* paths() const { return vertices_; }           // [N][V][D]: given() only
+  // What it reads:
+  float* points() const { return points_; }  // [N k][C][S][S] decoded by the last round
+  const cuda::FlipBuffers& flips() const { return flips_; }
+  float* counterfactual() const { return counterfactual_; }  // [N][C][S][S]
+  float* reconstruction() const { return reconstruction_; }
+  float* difference() const { return difference_; }
+  float* saliency() const { return saliency_; }   // [N][S][S]
+  int32_t* exemplars() const { return exemplars_; }  // [N][k] bank rows, -1 where none was needed
+  float* class_codes() const { return codes_; }      // [N][D]
+
+  /// Encodes the images and starts the search from their logits [N][K]. With `given`, paths()
+  /// holds the polylines, of which the first vertex is replaced by the image's own code.
+  void begin(const float* logits, bool given, Stream queue);
+  /// Decodes the points of the next round.
+  void decode(Stream queue);
+  /// Takes their logits [N k][K], float or half.
+  void step(const void* logits, bool half, Stream queue);
+  /// Differences and saliency maps.
+  void finish(Stream queue);
+
+ private:
+  void plan_memory(Bump& bump);
+
+  std::shared_ptr<GpuEngine> engine_;
+  SearchPlan plan_;
+  std::shared_ptr<const DeviceBank> bank_;
+  int32_t rounds_ = 0;
+  DeviceBuffer memory_;
+  cuda::FlipBuffers flips_;
+  SharedImages shared_;
+  uint16_t* stream_ = nullptr;
+  float* images_ = nullptr;
+  float* points_ = nullptr;
+  float* codes_ = nullptr;
+  float* ends_ = nullptr;
+  float* vertices_ = nullptr;
+  float* counterfactual_ = nullptr;
+  float* reconstruction_ = nullptr;
+  float* difference_ = nullptr;
+  float* saliency_ = nullptr;
+  int32_t* wanted_ = nullptr;
+  int32_t* left_out_ = nullptr;
+  int32_t* reachable_ = nullptr;
+  int32_t* exemplars_ = nullptr;
+  int32_t* finite_ = nullptr;  // [N k][tiles]
+};
+
+}  // namespace cae::gpu
