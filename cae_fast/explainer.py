@@ -83,8 +83,8 @@ class Explainer:
                 `torch.nn.Module`, or a file (see :meth:`cae_fast.Classifier.load`).
             bank: Where exemplars come from when none are given.
             backend: "auto", "cpu", "torch"; "cuda" and "tensorrt" say why they cannot run.
-            precision: "auto" or "fp32"; "exact": direct sums on the CPU, a tenth less rounding
-                error for about three times the time; "fp64" with the torch backend.
+            precision: "auto" or "fp32"; "exact": direct sums on the CPU, a third of the rounding
+                error for more than three times the time; "fp64" with the torch backend.
             device: A torch device, for the torch backend.
             max_batch: The most images, or points of paths, in flight; also the images searched
                 together. Fewer are taken where memory runs out.

@@ -46,9 +46,9 @@ def select_backend(
             or "tensorrt".
         model: Configuration and weights.
         device: Device of the "torch" backend; "cpu" or None for "cpu".
-        precision: "auto", "fp32", "exact" (float32 by direct sums: "cpu" then has a tenth less
-            rounding error and takes about three times the time; "torch" sums directly anyway), or
-            "fp64" ("torch" only).
+        precision: "auto", "fp32", "exact" (float32 by direct sums: "cpu" then has a third of the
+            rounding error and takes more than three times the time; "torch" sums directly anyway),
+            or "fp64" ("torch" only).
         max_batch: The most images or path points in flight; None chooses by the size of the model.
 
     Returns:

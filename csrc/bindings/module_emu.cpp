@@ -45,5 +45,7 @@ PYBIND11_MODULE(_C_emu, m) {
   m.doc() = "CUDA kernels of cae_fast in the emulator. For tests.";
   m.def("launch_counts", &launch_counts, kLaunchCountsDoc);
   m.def("reset_launch_counts", &cae::emu::reset_counts, "Forget what was counted.");
+  bind_device_array(m);
   bind_gpu(m);
+  bind_gpu_search(m);
 }

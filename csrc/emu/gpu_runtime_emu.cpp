@@ -57,10 +57,22 @@ void copy_on_device(void* dst, const void* src, size_t bytes, Stream /*stream*/)
   }
 }
 
+void copy_rows_on_device(float* dst, int64_t dst_pitch, const float* src, int64_t src_pitch,
+                         int64_t count, int64_t rows, Stream stream) {
+  for (int64_t row = 0; row < rows; ++row) {
+    copy_on_device(dst + row * dst_pitch, src + row * src_pitch,
+                   static_cast<size_t>(count) * sizeof(float), stream);
+  }
+}
+
 void fill_zero(void* dst, size_t bytes, Stream /*stream*/) {
   if (bytes != 0) {
     std::memset(emu::host_view(dst, bytes, "fill_zero"), 0, bytes);
   }
+}
+
+void* foreign_address(void* data, size_t bytes) {
+  return bytes == 0 ? nullptr : emu::host_view(data, bytes, "foreign_address");
 }
 
 void synchronize(Stream /*stream*/) {}

@@ -58,6 +58,7 @@ class GpuSearch {
   float* difference() const { return difference_; }
   float* saliency() const { return saliency_; }   // [N][S][S]
   int32_t* exemplars() const { return exemplars_; }  // [N][k] bank rows, -1 where none was needed
+  int32_t* missing() const { return missing_; }      // [N] rows that the bank has too few, or null
   float* class_codes() const { return codes_; }      // [N][D]
 
   /// Encodes the images and starts the search from their logits [N][K]. With `given`, paths()
@@ -72,6 +73,7 @@ class GpuSearch {
 
  private:
   void plan_memory(Bump& bump);
+  void join_paths(bool given, Stream queue);
 
   std::shared_ptr<GpuEngine> engine_;
   SearchPlan plan_;
@@ -94,6 +96,9 @@ class GpuSearch {
   int32_t* left_out_ = nullptr;
   int32_t* reachable_ = nullptr;
   int32_t* exemplars_ = nullptr;
+  int32_t* missing_ = nullptr;  // [N] bank rows that a class has too few
+  char* nearest_workspace_ = nullptr;
+  float* saliency_workspace_ = nullptr;
   int32_t* finite_ = nullptr;  // [N k][tiles]
 };
 
