@@ -19,6 +19,7 @@ Returns:
     matrix_loads, matrix_wavefronts: 8 x 8 matrices loaded, and the wavefronts it took: the same
     number where no banks conflict;
     shared_accesses, shared_wavefronts: the same of other loads and stores of shared memory;
+    shared_bytes: the most shared memory that a launch asked for;
     async_copies: of 16 bytes; bulk_bytes.)";
 
 py::dict launch_counts() {
@@ -32,6 +33,7 @@ py::dict launch_counts() {
     entry["matrix_wavefronts"] = counts.matrix_wavefronts;
     entry["shared_accesses"] = counts.shared_accesses;
     entry["shared_wavefronts"] = counts.shared_wavefronts;
+    entry["shared_bytes"] = counts.shared_bytes;
     entry["async_copies"] = counts.async_copies;
     entry["bulk_bytes"] = counts.bulk_bytes;
     out[py::str(kernel)] = entry;

@@ -17,6 +17,7 @@ struct Counts {
   int64_t shared_accesses = 0;    // wavefronts that loads and stores of shared memory need at least
   int64_t shared_wavefronts = 0;  // and those they take; lanes out of step are left out
   int64_t async_copies = 0;       // 16 bytes each
+  int64_t shared_bytes = 0;       // the most that a launch asked for
   int64_t bulk_bytes = 0;         // read from global memory by bulk copies
 
   void add(const Counts& other);

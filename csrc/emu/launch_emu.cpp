@@ -22,6 +22,7 @@ void Counts::add(const Counts& other) {
   matrix_wavefronts += other.matrix_wavefronts;
   shared_accesses += other.shared_accesses;
   shared_wavefronts += other.shared_wavefronts;
+  shared_bytes = std::max(shared_bytes, other.shared_bytes);
   async_copies += other.async_copies;
   bulk_bytes += other.bulk_bytes;
 }
@@ -135,6 +136,7 @@ void launch_kernel(const std::type_info& params, const cuda::Grid& grid, int thr
     std::rethrow_exception(launch.failure);
   }
   launch.counts.launches = 1;
+  launch.counts.shared_bytes = launch.shared_bytes;
   const std::lock_guard<std::mutex> lock(mutex);
   counts_by_kernel[launch.kernel].add(launch.counts);
 }

@@ -170,6 +170,7 @@ void test_bank_conflicts() {
     const cae::emu::Counts& kernel = counts.begin()->second;
     CAE_TEST_CHECK(kernel.launches == 1);
     CAE_TEST_CHECK(kernel.blocks == 1);
+    CAE_TEST_CHECK(kernel.shared_bytes == 8192);
     return std::vector<int64_t>{kernel.shared_accesses, kernel.shared_wavefronts};
   };
   CAE_TEST_CHECK((wavefronts(0) == std::vector<int64_t>{3, 3}));
