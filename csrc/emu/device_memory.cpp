@@ -23,11 +23,15 @@ namespace {
 constexpr size_t kAlignment = 256;
 
 std::mutex mutex;  // of all below
-// Never destroyed: memory may be given back while the process ends.
-std::vector<Allocation*>& externals = *new std::vector<Allocation*>;
 uint64_t windows_used = 0;
 size_t bytes_in_use = 0;
 size_t byte_limit = std::numeric_limits<size_t>::max();
+
+// Never destroyed: memory may be given back while the process ends.
+std::vector<Allocation*>& externals() {
+  static auto& all = *new std::vector<Allocation*>;
+  return all;
+}
 
 uint64_t words_spanned(uint64_t address, size_t bytes) {
   return (address + bytes + 3) / 4 - address / 4;
@@ -105,7 +109,7 @@ size_t memory_in_use() {
 
 std::vector<Allocation*> external_memory() {
   const std::lock_guard<std::mutex> lock(mutex);
-  return externals;
+  return externals();
 }
 
 ExternalMemory::ExternalMemory(const void* data, size_t bytes, bool writable)
@@ -117,12 +121,13 @@ ExternalMemory::ExternalMemory(const void* data, size_t bytes, bool writable)
   memory_->writable = writable;
   memory_->external = true;
   const std::lock_guard<std::mutex> lock(mutex);
-  externals.push_back(memory_.get());
+  externals().push_back(memory_.get());
 }
 
 ExternalMemory::~ExternalMemory() {
   const std::lock_guard<std::mutex> lock(mutex);
-  externals.erase(std::find(externals.begin(), externals.end(), memory_.get()));
+  std::vector<Allocation*>& all = externals();
+  all.erase(std::find(all.begin(), all.end(), memory_.get()));
   std::free(memory_->words);
 }
 
@@ -170,8 +175,10 @@ struct SplitWord {
   std::array<uint32_t, 4> readers = {};
 };
 std::mutex split_mutex;
-std::unordered_map<const WordOwners*, SplitWord>& split_words =
-    *new std::unordered_map<const WordOwners*, SplitWord>;
+SplitWord& split_of(const WordOwners& word) {
+  static auto& words = *new std::unordered_map<const WordOwners*, SplitWord>;
+  return words[&word];
+}
 
 constexpr const char* kWriteWrite = "race between blocks: writes what another block wrote";
 constexpr const char* kWriteRead = "race between blocks: writes what another block read";
@@ -206,7 +213,7 @@ const char* check_split(SplitWord& word, uint32_t mask, Access access, uint32_t 
 /// From now on the word is recorded byte by byte.
 const char* record_split(WordOwners& word, uint32_t mask, Access access, uint32_t me) {
   const std::lock_guard<std::mutex> lock(split_mutex);
-  SplitWord& split = split_words[&word];
+  SplitWord& split = split_of(word);
   if (word.writer >> kMaskBits != kByBytes) {
     split = SplitWord{};
     for (uint32_t byte = 0; byte < 4; ++byte) {

@@ -93,7 +93,7 @@ void start_fiber(Fiber& fiber, char* stack, size_t bytes, void (*entry)()) {
   for (int saved = 0; saved < 6; ++saved) {
     *--top = nullptr;
   }
-  fiber.stack_pointer = top;
+  fiber.stack_pointer = static_cast<void*>(top);
 #else
   getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = stack;

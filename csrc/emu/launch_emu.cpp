@@ -78,7 +78,7 @@ void check_launch(const Launch& launch) {
 int64_t host_threads() {
   const char* wanted = std::getenv("CAE_EMU_THREADS");
   const int64_t count = wanted != nullptr
-                            ? std::atoi(wanted)
+                            ? std::strtol(wanted, nullptr, 10)
                             : static_cast<int64_t>(std::thread::hardware_concurrency());
   return std::clamp<int64_t>(count, 1, 64);
 }

@@ -17,7 +17,6 @@
 // NOLINTBEGIN(readability-identifier-naming,bugprone-reserved-identifier)
 #define KFN static inline
 #define KFN_MEMBER inline
-#define KMFN inline
 #define HDFN static inline
 #define KERNEL
 #define UNROLL

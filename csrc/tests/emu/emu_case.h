@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "check_test.h"
 #include "cuda/gpu_runtime.h"
 #include "emu/fault.h"
 #include "simt/launch.h"
 #include "simt/simt.h"
+#include "tests/check_test.h"
 
 namespace cae::testing {
 
