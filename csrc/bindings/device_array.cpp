@@ -98,7 +98,7 @@ void DeviceArray::copy_from(const void* source, gpu::Stream stream) const {
 py::capsule DeviceArray::to_dlpack() const {
   auto* exported = new Exported{{}, owner_, shape_};
   DlTensor& tensor = exported->managed.tensor;
-  tensor.data = data_;
+  tensor.data = gpu::foreign_address(data_, bytes());
   tensor.device_type = gpu::is_emulated() ? kDlCpu : kDlCuda;
   tensor.device_id = gpu::is_emulated() ? 0 : device();
   tensor.rank = static_cast<int32_t>(exported->shape.size());

@@ -76,6 +76,8 @@ void fill_zero(void* dst, size_t bytes, Stream stream) {
   }
 }
 
+void* foreign_address(void* data, size_t /*bytes*/) { return data; }
+
 void synchronize(Stream stream) {
   CAE_CUDA_CHECK(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
 }
