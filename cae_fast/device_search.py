@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Float32, kind_of, to_numpy
+from .arrays import Float32, Kind, as_kind, kind_of, to_numpy
 from .backends.cuda import CudaBackend
 from .bank import CodeBank
 from .path_search import Clock, Outcome, SearchRules
@@ -37,7 +37,7 @@ class Group:
     """What a group of n images is to be searched for.
 
     Attributes:
-        images: [n, C, S, S] float32, finite.
+        images: [n, C, S, S] float32, finite: NumPy, or a tensor on the device.
         wanted: Class of each, -1 any, -2 the runner-up; int32 [n].
         reachable: Classes [K] among which the runner-up is taken; bool.
         left_out: Images that are not searched; bool [n].
@@ -47,7 +47,7 @@ class Group:
         against_image: Differences are to the image, not to its reconstruction.
     """
 
-    images: Float32
+    images: Any
     wanted: npt.NDArray[np.int32]
     reachable: npt.NDArray[np.bool_]
     left_out: npt.NDArray[np.bool_]
@@ -90,7 +90,12 @@ class DeviceSearcher:
         self.why_stepped: str | None = None
 
     def run(
-        self, group: Group, classify: Callable[[Any], Any], capturable: bool, clock: Clock
+        self,
+        group: Group,
+        classify: Callable[[Any], Any],
+        capturable: bool,
+        clock: Clock,
+        pictures: Kind = "numpy",
     ) -> Found:
         """Explains a group.
 
@@ -99,6 +104,7 @@ class DeviceSearcher:
             classify: Device array or tensor [m, C, S, S] -> logits [m, K], an array of any kind.
             capturable: `classify` takes tensors on this GPU and leaves the logits there.
             clock: Gets the stages "search" and "read".
+            pictures: Kind of the images that come back; "torch" leaves them on the device.
         """
         self._backend.queue()  # refuses a fork, before a lock that was held in its parent
         with self._turn, self._backend.turn:
@@ -108,7 +114,7 @@ class DeviceSearcher:
                 if plan.failure is not None:
                     self.why_stepped = plan.failure
             with clock("read"):
-                return plan.read(self._backend.queue())
+                return plan.read(self._backend.queue(), pictures)
 
     @property
     def stepping(self) -> str:
@@ -212,8 +218,14 @@ class _Plan:
             return
         self.graph = graph
 
-    def read(self, queue: int) -> Found:
+    def read(self, queue: int, pictures: Kind) -> Found:
         found = self._search.result(stream=queue)
+
+        def picture(name: str) -> Any:
+            """Out of the search's own memory, which the next group will be written to."""
+            held = found[name]
+            return held.numpy(queue) if pictures == "numpy" else as_kind(held, pictures).clone()
+
         count = len(found["status"])
         points = found["path_count"]
         none = np.zeros(count, dtype=np.int32)
@@ -223,13 +235,13 @@ class _Plan:
             hi=found["hi"],
             reached_class=found["reached_class"],
             evaluations=found["evaluations"],
-            counterfactual=found["counterfactual"].numpy(queue),
-            reconstruction=found["reconstruction"].numpy(queue),
+            counterfactual=picture("counterfactual"),
+            reconstruction=picture("reconstruction"),
             logits_counterfactual=found["logits_counterfactual"],
             steps=[found["path_step"][i, : points[i]].tolist() for i in range(count)],
             path_logits=[list(found["path_logits"][i, : points[i]]) for i in range(count)],
-            difference=found["difference"].numpy(queue),
-            saliency=found["saliency"].numpy(queue),
+            difference=picture("difference"),
+            saliency=picture("saliency"),
         )
         return Found(
             outcome=outcome,

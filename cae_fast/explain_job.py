@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Float32, to_numpy
+from .arrays import Float32, kind_of, like, to_numpy
 from .backends import Backend, DecodeSession
 from .device_search import DeviceSearcher, Group
 from .exemplars import Exemplars
@@ -32,12 +32,15 @@ class OnDevice:
         classify: Device array [m, C, S, S] -> logits [m, K] of any kind.
         capturable: `classify` stays on the device.
         rescue: Makes the backend for images whose pictures overflow half precision.
+        tensor: The user's images where they are a tensor on the searcher's device: then pictures
+            stay there; else None.
     """
 
     searcher: DeviceSearcher
     classify: Callable[[Any], Any]
     capturable: bool
     rescue: Callable[[], Backend]
+    tensor: Any = None
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,15 @@ class ExplainJob:
         count = len(self.images)
         frames = len(self.frame_steps)
 
+        tensor = None if self.on_device is None else self.on_device.tensor
+
         def unknown(*shape: int) -> Float32:
             return np.full((count, *shape), np.nan, dtype=np.float32)
+
+        def pictures(*shape: int, value: float = np.nan) -> Any:
+            if tensor is not None:
+                return tensor.new_full((count, *shape), value)
+            return np.full((count, *shape), value, dtype=np.float32)
 
         def nobody(*shape: int) -> npt.NDArray[np.int64]:
             return np.full((count, *shape), -1, dtype=np.int64)
@@ -115,10 +125,10 @@ class ExplainJob:
         shape, classes = self.images.shape[1:], self.rules.num_classes
         return Explanation(
             status=np.full(count, "rejected", dtype=f"U{max(map(len, STATUSES))}"),
-            counterfactual=unknown(*shape),
-            reconstruction=unknown(*shape),
-            difference=np.zeros((count, *shape), dtype=np.float32),
-            saliency=np.zeros((count, *shape[1:]), dtype=np.float32),
+            counterfactual=pictures(*shape),
+            reconstruction=pictures(*shape),
+            difference=pictures(*shape, value=0.0),
+            saliency=pictures(*shape[1:], value=0.0),
             t_flip=unknown(),
             bracket=unknown(2),
             source_class=nobody(),
@@ -130,7 +140,7 @@ class ExplainJob:
             path_logits=[np.empty((0, classes), dtype=np.float32) for _ in range(count)],
             evaluations=np.zeros(count, dtype=np.int64),
             exemplar=nobody(self.exemplars.k),
-            images=self.images,
+            images=self.images if tensor is None else tensor.detach().clone(),
             names=names,
             class_names=self.class_names,
             meta={"rejected": {i: why for i, why in enumerate(self.reasons) if why}},
@@ -212,8 +222,9 @@ class ExplainJob:
         assert self.on_device is not None
         count = len(images)
         given = self.exemplars.is_given
+        tensor = self.on_device.tensor
         group = Group(
-            images=images,
+            images=images if tensor is None or not good.all() else tensor[first : first + count],
             wanted=self.target.wanted(first, count).astype(np.int32),
             reachable=self.exemplars.reachable(self.rules.num_classes),
             left_out=~good,
@@ -223,7 +234,11 @@ class ExplainJob:
             against_image=self.against == "image",
         )
         found = self.on_device.searcher.run(
-            group, self.on_device.classify, self.on_device.capturable, self.clock
+            group,
+            self.on_device.classify,
+            self.on_device.capturable,
+            self.clock,
+            "numpy" if tensor is None else "torch",
         )
         source, target = found.source, found.target
         if (found.missing[(source >= 0) & (source != target)] > 0).any() or given:
@@ -273,8 +288,8 @@ class ExplainJob:
         result.status[where] = status
         result.reached_class[where] = found.reached_class[good]
         result.evaluations[where] = found.evaluations[good]
-        result.counterfactual[where] = found.counterfactual[good]
-        result.reconstruction[where] = found.reconstruction[good]
+        _put(result.counterfactual, where, found.counterfactual, good)
+        _put(result.reconstruction, where, found.reconstruction, good)
         already = status == "already_target"
         result.logits_counterfactual[where] = np.where(
             already[:, None], result.logits_source[where], found.logits_counterfactual[good]
@@ -293,16 +308,35 @@ class ExplainJob:
                 result.exemplar_names[row] = tuple(self.bank_names[r] for r in used if r >= 0)
         known = np.zeros(len(where), dtype=np.bool_)
         if found.difference is not None and found.saliency is not None:
-            result.difference[where] = found.difference[good]
-            result.saliency[where] = found.saliency[good]
+            _put(result.difference, where, found.difference, good)
+            _put(result.saliency, where, found.saliency, good)
             known[:] = ~np.isin(where, self.rescued)
         with self.clock("saliency"):
             shown = where[~known & ~np.isin(status, _NO_DIFFERENCE)]
+            if not len(shown):
+                return
             to_image = (result.status[shown] == "reconstruction_flips") | (self.against == "image")
-            reference = np.where(
-                to_image[:, None, None, None], self.images[shown], result.reconstruction[shown]
+            counterfactual, reconstruction = (
+                to_numpy(array[shown]) for array in (result.counterfactual, result.reconstruction)
             )
-            if len(shown):
-                result.difference[shown], result.saliency[shown] = difference_saliency(
-                    result.counterfactual[shown], reference
-                )
+            reference = np.where(to_image[:, None, None, None], self.images[shown], reconstruction)
+            every = np.ones(len(shown), dtype=np.bool_)
+            for target, values in zip(
+                (result.difference, result.saliency),
+                difference_saliency(counterfactual, reference),
+                strict=True,
+            ):
+                _put(target, shown, like(values, target), every)
+
+
+def _put(
+    target: Any, rows: npt.NDArray[np.int64], values: Any, chosen: npt.NDArray[np.bool_]
+) -> None:
+    """Writes the `chosen` rows of `values` into `rows` of `target`, both of one kind."""
+    if kind_of(target) != "torch":
+        target[rows] = values[chosen]
+        return
+    import torch
+
+    there = torch.from_numpy(rows).to(target.device)
+    target[there] = values[torch.from_numpy(np.flatnonzero(chosen)).to(target.device)]

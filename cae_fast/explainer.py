@@ -365,12 +365,12 @@ class Explainer:
         if self._searcher is None:
             self._searcher = DeviceSearcher(self.backend, self.bank)
         capturable = calls.kind == "torch" and self.backend.device != EMULATOR
-        return OnDevice(self._searcher, calls.on_device, capturable, self._float32)
+        there = calls.template if self.backend.holds(calls.template) else None
+        return OnDevice(self._searcher, calls.on_device, capturable, self._float32, there)
 
     def _float32(self) -> Backend:
         """The CPU engine, for what overflows half precision; made when first needed."""
-        if self._rescue is None:
-            self._rescue = select_backend("cpu", self.model, max_batch=1)
+        self._rescue = self._rescue or select_backend("cpu", self.model, max_batch=1)
         return self._rescue
 
     def _meta(self) -> dict[str, Any]:

@@ -157,7 +157,7 @@ class Explanation:
 
     def like(self, template: Any) -> Explanation:
         """The same with arrays of the kind and on the device of `template`."""
-        return self._map(lambda array: like(to_numpy(array), template))
+        return self._map(lambda array: like(array, template))
 
     def _map(self, convert: Any) -> Explanation:
         fields: dict[str, Any] = {name: convert(getattr(self, name)) for name in _ROWS}

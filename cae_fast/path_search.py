@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _backend
-from .arrays import Float32, Int32, to_numpy
+from .arrays import Float32, Int32, like, to_numpy
 from .backends import DecodeSession
 
 STATUSES = (
@@ -92,7 +92,7 @@ class Clock:
 class Outcome:
     """Results of n images, as the arrays of :class:`cae_fast.Explanation` have them.
 
-    Steps are grid positions.
+    Steps are grid positions. Pictures are NumPy, or tensors where they were made.
     """
 
     status: Int32
@@ -100,13 +100,13 @@ class Outcome:
     hi: Int32
     reached_class: Int32
     evaluations: Int32
-    counterfactual: Float32
-    reconstruction: Float32
+    counterfactual: Any
+    reconstruction: Any
     logits_counterfactual: Float32
     steps: list[list[int]] = field(default_factory=list)
     path_logits: list[list[Float32]] = field(default_factory=list)
-    difference: Float32 | None = None  # where they are known already
-    saliency: Float32 | None = None
+    difference: Any = None  # where they are known already
+    saliency: Any = None
 
     def take(self, row: int, other: Outcome) -> None:
         """Puts the only row of another outcome in the place of `row`."""
@@ -114,7 +114,8 @@ class Outcome:
             *("status", "lo", "hi", "reached_class", "evaluations"),
             *("counterfactual", "reconstruction", "logits_counterfactual"),
         ):
-            getattr(self, name)[row] = getattr(other, name)[0]
+            mine = getattr(self, name)
+            mine[row] = like(getattr(other, name)[0], mine)
         self.steps[row], self.path_logits[row] = other.steps[0], other.path_logits[0]
 
 

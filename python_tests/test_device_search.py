@@ -156,6 +156,22 @@ def test_a_module_gets_tensors(world: World, gpu: str, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(found.t_flip, stepped.t_flip)
 
 
+def test_pictures_of_tensors_stay_on_the_device(world: World, gpu: str) -> None:
+    """Tensors in, tensors out, the same as NumPy in; one is rejected, so the rest is uploaded."""
+    device = "cpu" if gpu == "emu" else gpu
+    explainer = world.explainer(backend="cuda", device=gpu, max_batch=2)
+    images = world.images[:3].copy()
+    images[2, 0, 0, 0] = np.nan
+    asked = {"exemplars": world.ends[:3], "target": 1, "tolerance": 1 / 4}
+    plain = explainer.explain(images, **asked)
+    there = explainer.explain(torch.from_numpy(images).to(device), **asked)
+    for name in ("images", "counterfactual", "difference", "saliency", "t_flip"):
+        value = getattr(there, name)
+        assert isinstance(value, torch.Tensor), name
+        assert str(value.device) == device, name
+    assert_same(plain, there.numpy())
+
+
 def test_without_capture_the_host_steps_and_says_why(world: World, gpu: str) -> None:
     """A capture that fails, here because torch has no GPU, costs nothing but the graph."""
     if gpu != "emu":
@@ -164,7 +180,7 @@ def test_without_capture_the_host_steps_and_says_why(world: World, gpu: str) -> 
     calls = device_search.DeviceSearcher(explainer.backend, None)  # type: ignore[arg-type]
     explainer._searcher = calls
     real = calls.run
-    calls.run = lambda *args: real(args[0], args[1], True, args[3])  # type: ignore[method-assign]
+    calls.run = lambda *args: real(*args[:2], True, *args[3:])  # type: ignore[method-assign]
     asked = {"exemplars": world.ends[:2], "target": "any", "tolerance": 1 / 4}
     first = explainer.explain(world.images[:2], **asked)
     assert first.meta["stepping"] == "host"

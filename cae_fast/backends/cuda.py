@@ -173,6 +173,14 @@ class CudaBackend:
             self._wait(queue)
         return images
 
+    def holds(self, array: Any) -> bool:
+        """Whether an array is a torch tensor in memory of this device."""
+        if kind_of(array) != "torch":
+            return False
+        return bool(array.device.type == "cpu" if self._index is None else array.is_cuda) and (
+            self._index is None or array.device.index == self._index
+        )
+
     def queue(self) -> int:
         """The stream to queue on, a handle; 0 is the default stream.
 

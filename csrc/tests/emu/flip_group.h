@@ -9,7 +9,7 @@
 
 #include "core/half_bits.h"
 #include "cuda/flip_step_cuda.h"
-#include "device_array.h"
+#include "device_values.h"
 #include "search/flip_plan.h"
 #include "search/flip_search_host.h"
 #include "tests/random_path.h"

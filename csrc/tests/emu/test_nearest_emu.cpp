@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cuda/nearest_cuda.h"
-#include "device_array.h"
+#include "device_values.h"
 #include "tests/check_test.h"
 
 namespace {

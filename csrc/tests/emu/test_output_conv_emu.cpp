@@ -9,7 +9,7 @@
 
 #include "core/half_bits.h"
 #include "cuda/output_conv_cuda.h"
-#include "device_array.h"
+#include "device_values.h"
 #include "tests/check_test.h"
 
 namespace {
