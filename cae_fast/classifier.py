@@ -223,7 +223,8 @@ class Classifier:
         """One call of the function."""
         count = images.shape[0]
         raw = to_numpy(self._run(images))
-        return self._logits(raw[:count] if self._pad else raw, count)
+        logits: Float32 = self._logits(raw[:count] if self._pad else raw, count)
+        return logits
 
     def _run(self, images: Any) -> Any:
         """What the function makes of images, as an array."""

@@ -17,7 +17,7 @@ def prepare(classifier: Classifier, images: Any, *, device: Any, dtype: str) -> 
     """See :meth:`cae_fast.Classifier.prepared`."""
     import torch
 
-    module = classifier.function
+    module: Any = classifier.function
     if not is_module(module):
         raise ClassifierError(
             f"classifier {classifier.name} is no torch.nn.Module: only those can be prepared"
