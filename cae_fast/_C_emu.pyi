@@ -4,7 +4,8 @@ from typing import Any
 
 from ._C import _Array, _Bound, _Float32
 
-def launch_counts() -> dict[str, int]: ...
+def launch_counts() -> dict[str, dict[str, int]]: ...
+def reset_launch_counts() -> None: ...
 
 class DeviceArray(metaclass=_Bound):
     # Made by GpuEngine or from_host; calling the class raises TypeError.

@@ -25,6 +25,8 @@ CASES: list[dict[str, int]] = [
     {"in_channels": 1, "channels": 8, "num_blocks": 2, "code_dim": 9, "modulation_width": 5},
     {"in_channels": 4, "channels": 16, "code_dim": 3},
     {"image_size": 28, "channels": 1, "code_dim": 2},
+    {"image_size": 36, "in_channels": 3, "channels": 5, "code_dim": 8},
+    {"image_size": 52, "in_channels": 2, "channels": 12, "code_dim": 3},
 ]
 LIMIT = TOLERANCE["cuda-fp16"]
 
@@ -152,11 +154,14 @@ def test_arrays_of_the_device(gpu: str) -> None:
     np.testing.assert_array_equal(tensor.cpu().numpy(), host)
     tensor[0] = 0.25
     assert (to_numpy(images) == 0.25).all()
+    part = as_kind(images.rows(0, 1), "torch")
     moved = like(images, torch.zeros(1))
     assert moved.device.type == "cpu"
     assert isinstance(like(images, host), np.ndarray)
     assert not is_device_array(host)
     assert not is_device_array(tensor)
+    del images, tensor, individual, backend
+    assert (part == 0.25).all()  # memory lives as long as somebody looks at it
 
 
 def test_any_layout_goes_in(gpu: str) -> None:

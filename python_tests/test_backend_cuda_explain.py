@@ -139,6 +139,21 @@ def test_other_statuses(world: World, gpu: str) -> None:
     assert explainer.encode(image[:0]).individual.shape == (0, 16, 4, 4)
 
 
+def test_a_classifier_that_encodes(world: World, gpu: str) -> None:
+    """It may use the explainer that asks it, in the middle of a search."""
+    asked: dict[str, Any] = {"target": 1, "exemplars": world.ends[:1], "tolerance": 1 / 4}
+    codes: list[Any] = []
+
+    def classify(images: Any) -> Any:
+        codes.append(explainer.encode(images).class_code)
+        return world.classifier(images)
+
+    explainer = world.explainer(classify, **options(gpu))
+    found = explainer.explain(world.images[:1], **asked)
+    assert_same(found, world.explainer(**options(gpu)).explain(world.images[:1], **asked))
+    np.testing.assert_array_equal(codes[0], explainer.encode(world.images[:1]).class_code)
+
+
 def test_callers_in_many_threads(world: World, gpu: str) -> None:
     """Two at a time with one explainer and one with another get what each gets alone."""
     explainers = [world.explainer(**options(gpu), max_batch=m) for m in (2, 1)]

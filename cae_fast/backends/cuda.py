@@ -126,7 +126,8 @@ class CudaBackend:
         nothing = np.empty(0, dtype=np.float32)
         self._nothing: DeviceArray = module.DeviceArray.from_host(nothing, self.engine.device)
         # Held until work is done: on another stream, the next would write into the same buffers.
-        self.turn = threading.Lock()
+        # Again by its own thread: a classifier may encode what it is given.
+        self.turn = threading.RLock()
 
     def encode(self, images: Any) -> tuple[DeviceArray, Float32]:
         """Individual codes [N, 4w, S / 4, S / 4] on the device, class codes [N, D] as NumPy."""
