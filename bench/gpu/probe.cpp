@@ -64,8 +64,8 @@ struct Probe {
   }
 
   void check_count(int64_t count) const {
-    CAE_CHECK(count >= 1 && count <= engine.max_batch(), "count must be in 1..",
-              engine.max_batch(), ", got ", count);
+    CAE_CHECK(count >= 1 && count <= engine.max_batch(), "count must be in 1..", engine.max_batch(),
+              ", got ", count);
   }
 
   void hold(const float* individual, int64_t count, Stream queue) {
@@ -112,8 +112,8 @@ PROBE_API Probe* probe_open(const int64_t* sizes, int count, const char* const* 
     cae::WeightMap weights;
     for (int i = 0; i < count; ++i) {
       const int64_t* shape = shapes + 4 * static_cast<int64_t>(i);
-      weights[names[i]] = cae::TensorView<const float>(
-          data[i], std::vector<int64_t>(shape, shape + ranks[i]));
+      weights[names[i]] =
+          cae::TensorView<const float>(data[i], std::vector<int64_t>(shape, shape + ranks[i]));
     }
     cae::check_weights(config, weights);
     opened = std::make_unique<Probe>(config, weights, max_batch, device).release();

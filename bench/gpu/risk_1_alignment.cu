@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Risk 1: is wgmma as fast on operands aligned to 16 bytes only, as the patch layout has them, as on
-// core matrices aligned to 128?
+// Risk 1: is wgmma as fast on operands aligned to 16 bytes only, as the patch layout has them, as
+// on core matrices aligned to 128?
 #include "risk_wgmma.cuh"
 
 int main() {

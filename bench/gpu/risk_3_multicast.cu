@@ -86,6 +86,7 @@ KERNEL void __launch_bounds__(64, 1) stream_weights(const StreamParams p) {
       p.sink[0] = 1;
     }
   }
+  dev::syncwarp();  // the barriers below want whole warps
   if (kCluster > 1) {
     dev::cluster_sync();
   } else {
@@ -141,6 +142,6 @@ int main() {
   report.number("weights of a layer, no cluster us", 37.7e6 / single * 1e6);
   report.number("weights of a layer, cluster 4 us", 37.7e6 / four * 1e6);
   const bool fine = best > 1.2;
-  return report.finish(fine, fine ? "multicast pays: use clusters"
-                                  : "multicast gains little: plain bulk copies");
+  return report.finish(
+      fine, fine ? "multicast pays: use clusters" : "multicast gains little: plain bulk copies");
 }

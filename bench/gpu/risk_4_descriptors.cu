@@ -55,14 +55,13 @@ double error_of(const std::vector<__half>& memory, const uint4* source, float* o
                 const Place& place, bool swapped) {
   const ProductParams p{source, out, place.at, swapped ? place.sbo : place.lbo,
                         swapped ? place.lbo : place.sbo};
-  RISK_CHECK(cudaFuncSetAttribute(product<kColumns>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  kBytes));
+  RISK_CHECK(
+      cudaFuncSetAttribute(product<kColumns>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
   RISK_CHECK(cudaMemset(out, 0xff, 128 * kColumns / 2 * sizeof(float)));
   product<kColumns><<<1, 128, kBytes>>>(p);
   RISK_CHECK(cudaGetLastError());
   std::vector<float> result(128 * kColumns / 2);
-  RISK_CHECK(cudaMemcpy(result.data(), out, result.size() * sizeof(float),
-                        cudaMemcpyDeviceToHost));
+  RISK_CHECK(cudaMemcpy(result.data(), out, result.size() * sizeof(float), cudaMemcpyDeviceToHost));
   double worst = 0;
   for (int m = 0; m < 64; ++m) {
     for (int n = 0; n < kColumns; ++n) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Risk 5: cluster launches, programmatic dependent launches and child graphs inside the bodies of
-// conditional nodes; what a turn of a WHILE costs. Compiled as a library too (RISK_LIBRARY), it puts
-// a graph that another run-time captured into such a body.
+// conditional nodes; what a turn of a WHILE costs. Compiled as a library too (RISK_LIBRARY), it
+// puts a graph that another run-time captured into such a body.
 #include "risk.cuh"
 
 namespace {
@@ -75,13 +75,13 @@ cudaError_t queue_body(Body body, int* value, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-#define RISK_TRY(call)                 \
-  do {                                 \
-    const cudaError_t tried = (call);  \
-    if (tried != cudaSuccess) {        \
-      *step = #call;                   \
-      return tried;                    \
-    }                                  \
+#define RISK_TRY(call)                \
+  do {                                \
+    const cudaError_t tried = (call); \
+    if (tried != cudaSuccess) {       \
+      *step = #call;                  \
+      return tried;                   \
+    }                                 \
   } while (0)
 
 /// A WHILE node whose body is `inner` (a child graph) or the kernels of `body`, then next_turn.
@@ -120,7 +120,8 @@ cudaError_t build_while(Body body, cudaGraph_t inner, int* value, int* left, cud
 }
 
 /// Runs a WHILE of kTurns turns; microseconds a turn, or what was refused.
-[[maybe_unused]] cudaError_t run_while(cudaGraphExec_t exec, int* left, double* micros, const char** step) {
+[[maybe_unused]] cudaError_t run_while(cudaGraphExec_t exec, int* left, double* micros,
+                                       const char** step) {
   cudaEvent_t start;
   cudaEvent_t stop;
   RISK_TRY(cudaEventCreate(&start));
@@ -143,7 +144,8 @@ cudaError_t build_while(Body body, cudaGraph_t inner, int* value, int* left, cud
 }
 
 /// The kernels of a body captured as a graph of their own, `repeats` times in a row.
-[[maybe_unused]] cudaError_t capture(Body body, int repeats, int* value, cudaGraph_t* graph, const char** step) {
+[[maybe_unused]] cudaError_t capture(Body body, int repeats, int* value, cudaGraph_t* graph,
+                                     const char** step) {
   cudaStream_t stream;
   RISK_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   RISK_TRY(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
@@ -193,8 +195,7 @@ int main() {
     cudaGraph_t inner = nullptr;
     cudaGraphExec_t exec = nullptr;
     RISK_CHECK(cudaMemset(value, 0, sizeof(int)));
-    cudaError_t error =
-        body == kChild ? capture(kPlain, 1, value, &inner, &step) : cudaSuccess;
+    cudaError_t error = body == kChild ? capture(kPlain, 1, value, &inner, &step) : cudaSuccess;
     if (error == cudaSuccess) {
       error = build_while(body, inner, value, left, &exec, &step);
     }

@@ -67,9 +67,8 @@ KERNEL void __launch_bounds__(Config::kThreads, 1) wgmma_loop(const LoopParams p
     UNROLL for (int i = 0; i < Config::kColumns / 2; ++i) { d[i] = 0; }
     constexpr bool kIsPatch = Config::kLayout == kPatch;
     constexpr uint32_t kStep = kIsPatch ? kGroupPitch : 64 * 16;  // to the next 8 channels
-    const uint64_t a0 =
-        kIsPatch ? gmma_desc(smem + group * 8 * 16, kGroupPitch, kPatchWidth * 16)
-                 : gmma_desc(smem + group * 8192, 64 * 16, 128);
+    const uint64_t a0 = kIsPatch ? gmma_desc(smem + group * 8 * 16, kGroupPitch, kPatchWidth * 16)
+                                 : gmma_desc(smem + group * 8192, 64 * 16, 128);
     const uint64_t b0 = gmma_desc(smem + Config::kWeightsAt, Config::kColumns * 16, 128);
     NOUNROLL for (int i = 0; i < p.iterations; ++i) {
       UNROLL for (int tap = 0; tap < kTaps; ++tap) {
@@ -120,11 +119,11 @@ LoopResult run_loop(int blocks, int iterations) {
   p.source = static_cast<const uint4*>(source);
   RISK_CHECK(cudaFuncSetAttribute(wgmma_loop<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   Config::kBytes));
-  const double ms = milliseconds(
-      [&] { wgmma_loop<Config><<<blocks, Config::kThreads, Config::kBytes>>>(p); });
+  const double ms =
+      milliseconds([&] { wgmma_loop<Config><<<blocks, Config::kThreads, Config::kBytes>>>(p); });
   std::vector<long long> clocks(blocks);
-  RISK_CHECK(cudaMemcpy(clocks.data(), p.clocks, blocks * sizeof(long long),
-                        cudaMemcpyDeviceToHost));
+  RISK_CHECK(
+      cudaMemcpy(clocks.data(), p.clocks, blocks * sizeof(long long), cudaMemcpyDeviceToHost));
   std::sort(clocks.begin(), clocks.end());
   const double wgmmas = 2.0 * iterations * kTaps * 4;  // of a block
   LoopResult result;

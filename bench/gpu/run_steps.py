@@ -51,7 +51,7 @@ STEPS = (
     Step("build", ("build_parts.py",), 270, 30),
     Step("agree", ("agree.py",), 75),
     Step("tests", ("run_tests.py",), 120),
-    Step("speed", ("speed.py",), 110, 20),
+    Step("speed", ("speed.py",), 130, 20),
     Step("layers", ("layers.py",), 45),
     Step("compiled", ("speed.py", "compiled"), 150, 40),
     Step("explain", ("explain.py",), 60),
