@@ -13,6 +13,8 @@ from typing import Any
 from build_parts import native_tests
 from record import BUILD, ROOT, Recorder, first_line
 
+# The mark, or a fixture or file named for it.
+_MENTIONS = re.compile(r"mark\.cuda|\bgpu\b|test_\w*(cuda|gpu|device)")
 _COUNTS = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
 
 
@@ -49,7 +51,7 @@ def main() -> None:
     files = [
         str(path)
         for path in sorted((ROOT / "python_tests").glob("test_*.py"))
-        if "mark.cuda" in path.read_text(encoding="utf-8")
+        if _MENTIONS.search(path.name + path.read_text(encoding="utf-8"))
     ]
     command = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", "--maxfail=20"]
     command += ["-p", "no:cacheprovider", "--durations=5", "--continue-on-collection-errors"]
