@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# GpuEngine and its kin, which a build with CUDA has as well, are in _C_emu.pyi.
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kinds of arrays that users bring: NumPy, torch, CuPy, anything with DLPack.
 
-Neither torch nor CuPy is imported here.
+And the native engine's own in a GPU's memory. Neither torch nor CuPy is imported here.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ GREY_WEIGHTS = (0.299, 0.587, 0.114)
 PIXEL_SLACK = 1e-3
 """How far outside [-1, 1] a pixel may lie: resampling and 8-bit round trips overshoot by less."""
 
+_NATIVE_MODULES = ("cae_fast._C", "cae_fast._C_emu")
+_DLPACK_CUDA = 2
+
 
 def is_module(value: object) -> bool:
     """Whether a value is a ``torch.nn.Module``; torch is looked up, never imported."""
@@ -30,10 +33,17 @@ def is_module(value: object) -> bool:
     return torch is not None and hasattr(torch, "nn") and isinstance(value, torch.nn.Module)
 
 
+def is_device_array(value: object) -> bool:
+    """Whether a value is the native engine's own array, in memory of a GPU or of the emulator."""
+    own = type(value)
+    return own.__name__ == "DeviceArray" and own.__module__ in _NATIVE_MODULES
+
+
 def kind_of(array: object) -> Kind:
     """Which library an array belongs to.
 
-    Everything that is neither torch nor CuPy counts as NumPy.
+    Everything that is neither torch nor CuPy counts as NumPy: who asks for no kind gets a native
+    device array as NumPy.
     """
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "Tensor") and isinstance(array, torch.Tensor):
@@ -57,6 +67,8 @@ def to_numpy(array: Any) -> npt.NDArray[Any]:
         )
     if kind == "cupy":
         return cast("npt.NDArray[Any]", array.get())
+    if is_device_array(array):
+        return cast("npt.NDArray[Any]", array.numpy())
     if not hasattr(array, "__array__") and hasattr(array, "__dlpack__"):
         try:
             return np.from_dlpack(array)
@@ -65,33 +77,37 @@ def to_numpy(array: Any) -> npt.NDArray[Any]:
     return np.asarray(array)
 
 
-def like(array: npt.NDArray[Any], template: Any) -> Any:
-    """A NumPy array as the kind of `template`, on the device of `template`.
+def like(array: Any, template: Any) -> Any:
+    """An array as the kind of `template`, on the device of `template`.
 
-    Host memory is shared.
+    Memory that is there already is shared.
     """
     kind = kind_of(template)
     if kind == "torch":
         return as_kind(array, kind).to(template.device)
     if kind == "cupy":
+        there = is_device_array(array) and array.device == template.device.id
         with template.device:
-            return as_kind(array, kind)
-    return array
+            return as_kind(array if there else to_numpy(array), kind)
+    return to_numpy(array)
 
 
 def as_kind(array: Any, kind: Kind) -> Any:
     """An array as another kind.
 
-    To torch and CuPy by DLPack from a device array, else through the host.
+    To torch and CuPy by DLPack from a device array, sharing its memory; else through the host.
     """
     if kind_of(array) == kind:
         return to_numpy(array) if kind == "numpy" else array
     if kind == "numpy":
         return to_numpy(array)
+    on_gpu = is_device_array(array) and array.__dlpack_device__()[0] == _DLPACK_CUDA
     if kind == "torch":
         import torch
 
         if kind_of(array) == "cupy":
+            return torch.utils.dlpack.from_dlpack(array)
+        if is_device_array(array) and (not on_gpu or torch.cuda.is_available()):
             return torch.utils.dlpack.from_dlpack(array)
         host = np.ascontiguousarray(to_numpy(array))
         return torch.from_numpy(host if host.flags.writeable else host.copy())
@@ -99,6 +115,8 @@ def as_kind(array: Any, kind: Kind) -> Any:
 
     if kind_of(array) == "torch" and array.is_cuda:
         return cupy.from_dlpack(array.detach())
+    if on_gpu:
+        return cupy.from_dlpack(array)
     return cupy.asarray(to_numpy(array))
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from .arrays import (
     GREY_WEIGHTS,
@@ -26,10 +25,8 @@ from .arrays import (
     resize_weights,
     to_numpy,
 )
+from .classifier_outputs import Outputs, array_of, as_logits
 from .errors import ClassifierError
-
-Outputs = Literal["logits", "probs", "sigmoid"]
-_SMALLEST = np.finfo(np.float32).tiny
 
 
 class Classifier:
@@ -116,6 +113,7 @@ class Classifier:
         self._batch = batch
         self._pad = False
         self._lock = threading.Lock()
+        self._constants: dict[tuple[Any, ...], Any] = {}
 
     def __repr__(self) -> str:
         """Name and labels."""
@@ -142,6 +140,34 @@ class Classifier:
 
         return load_classifier(spec, options)
 
+    def prepared(self, images: Any, *, device: Any = None, dtype: str = "float16") -> Classifier:
+        """This classifier made quick for a GPU: half precision, channels last, batch norms folded.
+
+        Args:
+            images: [N, C, H, W] float32 in [-1, 1] on which both must decide the same.
+            device: A torch device; None is where the module is.
+            dtype: "float16" or "bfloat16".
+
+        Returns:
+            Another classifier; its `metadata["prepared"]` says how far logits moved.
+
+        Raises:
+            ClassifierError: It is no torch module, or it would decide otherwise for an image.
+        """
+        from .prepared_classifier import prepare
+
+        return prepare(self, images, device=device, dtype=dtype)
+
+    @property
+    def function(self) -> Callable[[Any], Any]:
+        """What was wrapped."""
+        return self._fn
+
+    def replace_function(self, fn: Callable[[Any], Any], *, name: str) -> None:
+        """Makes this a classifier that calls `fn` instead; constants and locks are its own."""
+        self._fn, self.name = fn, name
+        self._constants, self._lock = {}, threading.Lock()
+
     def __call__(self, images: Any) -> Float32:
         """Classifies images.
 
@@ -162,15 +188,52 @@ class Classifier:
         parts = [self._classify(array[first : first + step]) for first in range(0, shape[0], step)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def on_device(self, images: Any) -> Any:
+        """Classifies tensors without taking the logits off their device.
+
+        Nothing waits for the device, so that it may be captured in a graph: values are not looked
+        at. After a first call, no memory is copied from the host.
+
+        Args:
+            images: torch tensor [N, C, H, W] float32 in [-1, 1].
+
+        Returns:
+            Logits [N, K], a float32 tensor where the function returned one, else NumPy.
+
+        Raises:
+            ClassifierError: The function raised, or returned something else than [N, K] numbers.
+        """
+        count = images.shape[0]
+        step = self._batch or count
+        parts = []
+        for first in range(0, count, step):
+            part = images[first : first + step]
+            raw = self._run(part)
+            raw = raw if kind_of(raw) == "torch" else to_numpy(raw)
+            parts.append(self._logits(raw[: part.shape[0]] if self._pad else raw, part.shape[0]))
+        if len(parts) == 1:
+            return parts[0]
+        if all(kind_of(part) == "torch" for part in parts):
+            import torch
+
+            return torch.cat(parts)
+        return np.concatenate([to_numpy(part) for part in parts])
+
     def _classify(self, images: Any) -> Float32:
         """One call of the function."""
+        count = images.shape[0]
+        raw = to_numpy(self._run(images))
+        return self._logits(raw[:count] if self._pad else raw, count)
+
+    def _run(self, images: Any) -> Any:
+        """What the function makes of images, as an array."""
         count = images.shape[0]
         try:
             prepared = self._prepare(images)
             if self._pad and self._batch is not None and count < self._batch:
                 prepared = prepared[[*range(count), *([0] * (self._batch - count))]]
             with _inference(self._fn, self.arrays):
-                raw = _array_of(self._fn(prepared))
+                return array_of(self._fn(prepared), self.name)
         except (ClassifierError, MemoryError):
             raise
         except Exception as error:
@@ -178,7 +241,6 @@ class Classifier:
             raise ClassifierError(
                 f"classifier {self.name} raised {type(error).__name__}: {said[0]}"
             ) from error
-        return self._logits(raw[:count] if self._pad else raw, count)
 
     def _prepare(self, images: Any) -> Any:
         """Channels, size and normalisation, on whatever kind of array this is."""
@@ -187,7 +249,8 @@ class Classifier:
         have, want = images.shape[1], self._channels
         if want is not None and have != want:
             if (have, want) == (1, 3):
-                images = images[:, [0, 0, 0]]
+                torch_like = kind_of(images) == "torch"
+                images = images.expand(-1, 3, -1, -1) if torch_like else images.repeat(3, axis=1)
             elif (have, want) == (3, 1):
                 red, green, blue = GREY_WEIGHTS
                 images = images[:, 0:1] * red + images[:, 1:2] * green + images[:, 2:3] * blue
@@ -198,9 +261,7 @@ class Classifier:
                 )
         if self._size is not None and tuple(images.shape[2:]) != self._size:
             for axis, target in ((2, self._size[0]), (3, self._size[1])):
-                weights = _as_dtype(
-                    like(resize_weights(images.shape[axis], target), images), images
-                )
+                weights = self._beside(resize_weights(images.shape[axis], target), images)
                 images = weights @ images if axis == 2 else images @ weights.T
         if self._mean is None and self._std is None:
             return images
@@ -212,48 +273,30 @@ class Classifier:
                 raise ClassifierError(
                     f"{what} has {len(numbers)} numbers, the images have {images.shape[1]} channels"
                 )
-            column = _as_dtype(like(numbers[:, None, None], images), images)
+            column = self._beside(numbers[:, None, None], images)
             images = images - column if what == "mean" else images / column
         return images
 
-    def _logits(self, raw: npt.NDArray[Any], count: int) -> Float32:
-        """What the function returned, as logits [N, K]."""
-        if raw.ndim == 1 and self._outputs != "logits":
-            raw = raw[:, None]
-        if raw.ndim != 2 or raw.shape[0] != count or raw.dtype.kind not in "fiu":
-            raise ClassifierError(
-                f"classifier {self.name} returned {raw.dtype} {list(raw.shape)}, expected numbers "
-                f"[{count}, K]"
-            )
-        logits = raw.astype(np.float32)
-        if self._outputs == "sigmoid":
-            if logits.shape[1] != 1:
-                raise ClassifierError(
-                    f"classifier {self.name} returned {logits.shape[1]} outputs, "
-                    "outputs='sigmoid' means one"
-                )
-            logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-        elif self._outputs == "probs":
-            if ((logits < -1e-3) | (logits > 1 + 1e-3)).any():
-                raise ClassifierError(
-                    f"classifier {self.name} returned numbers in [{logits.min():g}, "
-                    f"{logits.max():g}], "
-                    "expected probabilities in [0, 1]; are they outputs='logits'?"
-                )
-            if logits.shape[1] == 1:
-                logits = np.concatenate([1 - logits, logits], axis=1)
-            logits = np.log(np.maximum(logits, _SMALLEST))
-        if logits.shape[1] == 1:
-            raise ClassifierError(
-                f"classifier {self.name} returned one output per image; for one logit say "
-                "outputs='sigmoid'"
-            )
+    def _beside(self, constant: Float32, images: Any) -> Any:
+        """A constant where the images are and of their dtype; copied to a device once."""
+        if kind_of(images) == "numpy":
+            return constant.astype(images.dtype, copy=False)
+        key = (constant.tobytes(), constant.shape, str(images.device), str(images.dtype))
+        found = self._constants.get(key)
+        if found is None:
+            found = self._constants[key] = _as_dtype(like(constant, images), images)
+        return found
+
+    def _logits(self, raw: Any, count: int) -> Any:
+        """What the function returned, as logits [N, K] of the same kind."""
+        logits = as_logits(raw, count, self._outputs, self.name)
+        classes = logits.shape[1]
         with self._lock:
             if self.num_classes is None:
-                self.num_classes = logits.shape[1]
-        if logits.shape[1] != self.num_classes:
+                self.num_classes = classes
+        if classes != self.num_classes:
             raise ClassifierError(
-                f"classifier {self.name} returned {logits.shape[1]} outputs per image, expected "
+                f"classifier {self.name} returned {classes} outputs per image, expected "
                 f"{self.num_classes}"
                 + ("" if self.labels is None else f" (labels {list(self.labels)})")
             )
@@ -324,21 +367,6 @@ def _as_dtype(array: Any, template: Any) -> Any:
     if array.dtype == template.dtype:
         return array
     return array.to(template.dtype) if kind_of(array) == "torch" else array.astype(template.dtype)
-
-
-def _array_of(result: Any) -> npt.NDArray[Any]:
-    """The array in what a model returned: itself, `.logits`, or the entry "logits"."""
-    if isinstance(result, Mapping) and "logits" in result:
-        result = result["logits"]
-    elif getattr(result, "logits", None) is not None:
-        result = result.logits
-    if isinstance(result, tuple) and len(result) == 1:
-        result = result[0]
-    if result is None or isinstance(result, str | bytes | tuple | Mapping):
-        raise ClassifierError(
-            f"a classifier must return an array [N, K], got {type(result).__name__}"
-        )
-    return to_numpy(result)
 
 
 def _onto_module(images: Any, module: Any) -> Any:

@@ -36,7 +36,8 @@ def info() -> dict[str, Any]:
         - `extension`: `built`, and `reason` where it cannot be loaded;
         - `cpu`: `isa` in use, `isas` that this machine can run, `threads`;
         - `cuda`: `built`, `reason` (why not), `compiler`, `archs`, `runtime`, `driver_needed`,
-          `driver_found`, `driver_ok`, `devices`, `error`;
+          `driver_found`, `driver_ok`, `devices` (each with `usable`: new enough for backend
+          "cuda"), `error`, `emulator` (the kernels' emulator, device "emu", is built);
         - `tensorrt`: flavours found, by name: version.
     """
     packages = {
@@ -83,12 +84,14 @@ def _native() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The parts that the extension knows: itself, the processor, CUDA."""
     found = driver_version()
     driver = {
+        "emulator": importlib.util.find_spec("cae_fast._C_emu") is not None,
         "driver_needed": str(DRIVER_NEEDED),
         "driver_found": found,
         "driver_ok": found is not None and int(found.split(".")[0]) >= DRIVER_NEEDED,
     }
     try:
-        from cae_fast import _backend
+        from . import _backend
+        from .backends.cuda import LEAST_CAPABILITY
 
         cpu = {
             "isa": _backend.cpu_isa(),
@@ -103,4 +106,8 @@ def _native() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
             {"isa": None, "isas": [], "threads": None},
             {"built": False, "reason": reason, "devices": [], **driver},
         )
+    status["devices"] = [
+        {**device, "usable": tuple(device["capability"]) >= LEAST_CAPABILITY}
+        for device in status["devices"]
+    ]
     return {"built": True, "reason": ""}, cpu, {**status, **driver}

@@ -55,6 +55,7 @@ class Exemplars:
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k must be a positive integer, got {k!r}")
         self._bank = bank
+        self.code_dim = config.code_dim
         self._rows: IntArray | None = None
         self._codes: FloatArray | None = None
         self.k = int(k)
@@ -111,7 +112,8 @@ class Exemplars:
 
     def _take_images(self, given: Any, config: CAEConfig, backend: Backend) -> None:
         images = finite_images(given, config.image_shape, "exemplars")
-        codes = np.empty((len(images), config.code_dim), dtype=np.dtype(backend.dtype))
+        dtype = np.result_type(backend.dtype, np.float32)  # codes of a float16 backend are float32
+        codes = np.empty((len(images), config.code_dim), dtype=dtype)
 
         def encode(rows: slice, _: int) -> None:
             codes[rows] = backend.encode_class(np.ascontiguousarray(images[rows]))
@@ -127,6 +129,11 @@ class Exemplars:
         if not np.isfinite(array).all():
             raise ValueError("exemplars: class codes hold NaN or Inf")
         self._codes = array
+
+    @property
+    def is_given(self) -> bool:
+        """Whether exemplars were given, and the bank need not be asked."""
+        return self._codes is not None
 
     def given(self, first: int, count: int) -> FloatArray:
         """Class codes [count, D] that were given for the images `first`, `first + 1`, ...

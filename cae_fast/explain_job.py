@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .arrays import Float32, to_numpy
-from .backends import Backend
+from .backends import Backend, DecodeSession
+from .device_search import DeviceSearcher, Group
 from .exemplars import Exemplars
 from .explanation import Explanation
 from .memory import allocate, in_groups
@@ -20,6 +21,35 @@ from .saliency import difference_saliency
 from .targets import Target
 
 _NO_DIFFERENCE = ("already_target", "non_finite", "rejected")
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """A searcher, and the classifier as it calls it.
+
+    Attributes:
+        searcher: Of the backend.
+        classify: Device array [m, C, S, S] -> logits [m, K] of any kind.
+        capturable: `classify` stays on the device.
+        rescue: Makes the backend for images whose pictures overflow half precision.
+    """
+
+    searcher: DeviceSearcher
+    classify: Callable[[Any], Any]
+    capturable: bool
+    rescue: Callable[[], Backend]
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """What the search of a group came to, and its paths for whoever decodes more of them."""
+
+    outcome: Outcome
+    logits_source: Float32
+    source: npt.NDArray[np.int64]
+    target: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    session: Callable[[], DecodeSession]
 
 
 @dataclass(frozen=True)
@@ -39,6 +69,8 @@ class ExplainJob:
         bank_names: Names of the bank's rows, or None without a bank.
         class_names: K names.
         clock: Seconds per stage.
+        on_device: How groups are searched where the networks are; None: from the host.
+        rescued: Filled with images that overflowed half precision and were searched in float32.
     """
 
     images: Float32
@@ -53,6 +85,8 @@ class ExplainJob:
     bank_names: Sequence[str] | None
     class_names: tuple[str, ...]
     clock: Clock
+    on_device: OnDevice | None = None
+    rescued: list[int] = field(default_factory=list)
 
     def run(self, names: list[str], on_progress: Callable[[int, int], None] | None) -> Explanation:
         """Explains all images; arrays are NumPy."""
@@ -116,10 +150,39 @@ class ExplainJob:
         images = np.ascontiguousarray(self.images[part])
         if not good.all():  # grey stands in, so that the others are computed in the same company
             images = np.where(good[:, None, None, None], images, np.float32(0))
+        if self.on_device is not None:
+            searched = self._search_on_device(first, images, good)
+        else:
+            searched = self._search(first, images, good, in_flight)
+        source, rows = searched.source, searched.rows
+        where = first + np.flatnonzero(good)
+        result.source_class[where] = source[good]
+        result.target_class[where] = searched.target[good]
+        result.logits_source[where] = searched.logits_source[good]
+        result.exemplar[where] = rows[good]
+        self._record(result, searched.outcome, good, where)
+        if result.path_images is not None:
+            index = np.flatnonzero(good & (source >= 0)).astype(np.int32)
+            with self.clock("frames"):
+                session = searched.session()
+                for position, step in enumerate(self.frame_steps):
+                    decoded = session.decode(index, np.full_like(index, step))
+                    result.path_images[first + index, position] = to_numpy(decoded)
+
+    def _search(
+        self,
+        first: int,
+        images: Float32,
+        good: npt.NDArray[np.bool_],
+        in_flight: int,
+        backend: Backend | None = None,
+    ) -> _Searched:
+        """Searches a group step by step from here."""
+        backend = backend or self.backend
         with self.clock("classify"):
             logits = self.classify(images)
         with self.clock("encode"):
-            individual, codes = self.backend.encode(images)
+            individual, codes = backend.encode(images)
         finite = good & np.isfinite(logits).all(axis=1) & np.isfinite(codes).all(axis=1)
         source = np.where(finite, np.where(finite[:, None], logits, 0).argmax(axis=1), -1)
         target = self.target.resolve(
@@ -128,10 +191,8 @@ class ExplainJob:
         with self.clock("exemplars"):
             ends, rows = self.exemplars.of(first, codes, source, target)
         with self.clock("decode"):
-            session = self.backend.session(
-                individual, np.stack([codes, ends], axis=1), self.rules.grid
-            )
-        found = search_flips(
+            session = backend.session(individual, np.stack([codes, ends], axis=1), self.rules.grid)
+        outcome = search_flips(
             session,
             self.classify,
             images,
@@ -139,21 +200,65 @@ class ExplainJob:
             target,
             self.rules,
             in_flight,
-            self.backend.coarse_batch,
+            backend.coarse_batch,
             self.clock,
         )
-        where = first + np.flatnonzero(good)
-        result.source_class[where] = source[good]
-        result.target_class[where] = target[good]
-        result.logits_source[where] = logits[good]
-        result.exemplar[where] = rows[good]
-        self._record(result, found, good, where)
-        if result.path_images is not None:
-            with self.clock("frames"):
-                for position, step in enumerate(self.frame_steps):
-                    index = np.flatnonzero(finite).astype(np.int32)
-                    decoded = session.decode(index, np.full_like(index, step))
-                    result.path_images[first + index, position] = to_numpy(decoded)
+        return _Searched(outcome, logits, source, target, rows, lambda: session)
+
+    def _search_on_device(
+        self, first: int, images: Float32, good: npt.NDArray[np.bool_]
+    ) -> _Searched:
+        """Searches a group where the networks are."""
+        assert self.on_device is not None
+        count = len(images)
+        given = self.exemplars.is_given
+        group = Group(
+            images=images,
+            wanted=self.target.wanted(first, count).astype(np.int32),
+            reachable=self.exemplars.reachable(self.rules.num_classes),
+            left_out=~good,
+            ends=self.exemplars.given(first, count).astype(np.float32) if given else None,
+            k=1 if given else self.exemplars.k,
+            rules=self.rules,
+            against_image=self.against == "image",
+        )
+        found = self.on_device.searcher.run(
+            group, self.on_device.classify, self.on_device.capturable, self.clock
+        )
+        source, target = found.source, found.target
+        if (found.missing[(source >= 0) & (source != target)] > 0).any() or given:
+            codes = np.zeros((count, self.exemplars.code_dim), dtype=np.float32)
+            _, rows = self.exemplars.of(first, codes, source, target)  # says what is missing
+        else:
+            rows = found.rows
+
+        def session() -> DecodeSession:
+            individual, codes = self.backend.encode(images)
+            ends, _ = self.exemplars.of(first, codes, source, target)
+            lines = np.stack([codes, ends], axis=1)
+            return self.backend.session(individual, lines, self.rules.grid)
+
+        searched = _Searched(found.outcome, found.logits_source, source, target, rows, session)
+        self._rescue(searched, first, images, good)
+        return searched
+
+    def _rescue(
+        self, searched: _Searched, first: int, images: Float32, good: npt.NDArray[np.bool_]
+    ) -> None:
+        """Searches again, in float32, images whose codes or pictures overflowed half precision."""
+        assert self.on_device is not None
+        outcome = searched.outcome
+        lost = good & (outcome.status == STATUSES.index("non_finite"))
+        lost &= np.isfinite(searched.logits_source).all(axis=1)
+        if not lost.any():
+            return
+        backend = self.on_device.rescue()
+        for i in np.flatnonzero(lost):
+            one = self._search(first + int(i), images[i : i + 1], good[i : i + 1], 1, backend)
+            outcome.take(int(i), one.outcome)
+            searched.source[i], searched.target[i] = one.source[0], one.target[0]
+            searched.rows[i] = one.rows[0]
+            self.rescued.append(first + int(i))
 
     def _record(
         self,
@@ -186,8 +291,13 @@ class ExplainJob:
             if self.bank_names is not None:
                 used = result.exemplar[row]
                 result.exemplar_names[row] = tuple(self.bank_names[r] for r in used if r >= 0)
+        known = np.zeros(len(where), dtype=np.bool_)
+        if found.difference is not None and found.saliency is not None:
+            result.difference[where] = found.difference[good]
+            result.saliency[where] = found.saliency[good]
+            known[:] = ~np.isin(where, self.rescued)
         with self.clock("saliency"):
-            shown = where[~np.isin(status, _NO_DIFFERENCE)]
+            shown = where[~known & ~np.isin(status, _NO_DIFFERENCE)]
             to_image = (result.status[shown] == "reconstruction_flips") | (self.against == "image")
             reference = np.where(
                 to_image[:, None, None, None], self.images[shown], result.reconstruction[shown]

@@ -14,23 +14,23 @@ import numpy.typing as npt
 
 from . import __version__ as _version
 from .arrays import (
-    Float32,
-    as_kind,
     checked_codes,
     checked_images,
     finite_images,
-    kind_of,
     like,
     pixel_fault,
     to_numpy,
 )
-from .backends import select_backend
+from .backends import Backend, select_backend
+from .backends.cuda import EMULATOR, CudaBackend
 from .bank import CodeBank
 from .class_names import agree
 from .classifier import classifier_from
+from .classifier_calls import ClassifierCalls
+from .device_search import DeviceSearcher
 from .errors import ClassifierError
 from .exemplars import Exemplars
-from .explain_job import ExplainJob
+from .explain_job import ExplainJob, OnDevice
 from .explanation import Explanation
 from .memory import allocate_rows, in_groups
 from .model import CAE
@@ -82,10 +82,12 @@ class Explainer:
             classifier: A callable [N, C, H, W] -> logits [N, K], a :class:`cae_fast.Classifier`, a
                 `torch.nn.Module`, or a file (see :meth:`cae_fast.Classifier.load`).
             bank: Where exemplars come from when none are given.
-            backend: "auto", "cpu", "torch"; "cuda" and "tensorrt" say why they cannot run.
-            precision: "auto" or "fp32"; "exact": direct sums on the CPU, a tenth less rounding
-                error for about three times the time; "fp64" with the torch backend.
-            device: A torch device, for the torch backend.
+            backend: "auto", "cpu", "cuda", "torch"; "tensorrt" says why it cannot run.
+            precision: "auto" or "fp32"; "exact": direct sums on the CPU, a third of the rounding
+                error for more than three times the time; "fp64" with the torch backend; "fp16",
+                what the cuda backend computes in.
+            device: A torch device, for the torch backend; "cuda:N" for the cuda backend. See
+                :func:`cae_fast.backends.select_backend`.
             max_batch: The most images, or points of paths, in flight; also the images searched
                 together. Fewer are taken where memory runs out.
 
@@ -117,6 +119,8 @@ class Explainer:
         self.backend = select_backend(
             backend, model, device=device, precision=precision, max_batch=max_batch
         )
+        self._searcher: DeviceSearcher | None = None
+        self._rescue: Backend | None = None
 
     def __repr__(self) -> str:
         """Backend, device, classifier."""
@@ -209,6 +213,7 @@ class Explainer:
                     backend=self.backend,
                     bank=self.bank,
                 )
+            calls = ClassifierCalls(self.classifier, self.model.config, images)
             job = ExplainJob(
                 images=array,
                 reasons=[
@@ -220,13 +225,15 @@ class Explainer:
                 against=saliency_against,
                 frame_steps=np.rint(np.linspace(0, rules.grid, frames)).astype(np.int32),
                 backend=self.backend,
-                classify=lambda points: self._classify(points, images),
+                classify=calls.to_host,
                 bank_names=None if self.bank is None else self.bank.names,
                 class_names=self.class_names,
                 clock=clock,
+                on_device=self._on_device(calls),
             )
             result = job.run([str(name) for name in names], on_progress)
         result.meta |= self._meta() | {
+            "computed_in_float32": job.rescued,
             "parameters": {
                 "path": path,
                 "tolerance": float(tolerance),
@@ -351,26 +358,20 @@ class Explainer:
         in_groups(decode, count, self.backend.max_batch, what="images to decode along paths")
         return like(frames, images)
 
-    def _classify(self, images: Any, template: Any) -> Float32:
-        """Logits [n, K].
+    def _on_device(self, calls: ClassifierCalls) -> OnDevice | None:
+        """How groups are searched on the GPU, or None where the networks are elsewhere."""
+        if not isinstance(self.backend, CudaBackend):
+            return None
+        if self._searcher is None:
+            self._searcher = DeviceSearcher(self.backend, self.bank)
+        capturable = calls.kind == "torch" and self.backend.device != EMULATOR
+        return OnDevice(self._searcher, calls.on_device, capturable, self._float32)
 
-        A classifier without a wish gets arrays of the kind that the user brought.
-        """
-        if self.classifier.arrays is None:
-            kind = kind_of(template)
-            images = (
-                like(to_numpy(images), template)
-                if kind_of(images) != kind
-                else as_kind(images, kind)
-            )
-        logits = self.classifier(images)
-        if logits.shape[1] != self.model.config.num_classes:
-            raise ClassifierError(
-                f"classifier {self.classifier.name} returns {logits.shape[1]} logits per image, "
-                f"the model has {self.model.config.num_classes} classes "
-                f"{list(self.model.config.class_names)}"
-            )
-        return logits
+    def _float32(self) -> Backend:
+        """The CPU engine, for what overflows half precision; made when first needed."""
+        if self._rescue is None:
+            self._rescue = select_backend("cpu", self.model, max_batch=1)
+        return self._rescue
 
     def _meta(self) -> dict[str, Any]:
         return {
@@ -384,6 +385,7 @@ class Explainer:
             "dtype": self.backend.dtype,
             "precision": self.backend.precision,
             "max_batch": self.backend.max_batch,
+            "stepping": "host" if self._searcher is None else self._searcher.stepping,
         }
 
 

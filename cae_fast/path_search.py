@@ -105,6 +105,17 @@ class Outcome:
     logits_counterfactual: Float32
     steps: list[list[int]] = field(default_factory=list)
     path_logits: list[list[Float32]] = field(default_factory=list)
+    difference: Float32 | None = None  # where they are known already
+    saliency: Float32 | None = None
+
+    def take(self, row: int, other: Outcome) -> None:
+        """Puts the only row of another outcome in the place of `row`."""
+        for name in (
+            *("status", "lo", "hi", "reached_class", "evaluations"),
+            *("counterfactual", "reconstruction", "logits_counterfactual"),
+        ):
+            getattr(self, name)[row] = getattr(other, name)[0]
+        self.steps[row], self.path_logits[row] = other.steps[0], other.path_logits[0]
 
 
 def search_flips(

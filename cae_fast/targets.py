@@ -23,6 +23,11 @@ class Target:
 
     wished: IntArray  # [1] or [N]
 
+    def wanted(self, first: int, count: int) -> IntArray:
+        """What is wished for `count` images from `first`: class, ANY, or -2 for the default."""
+        wished = self.wished[first : first + count] if len(self.wished) > 1 else self.wished
+        return np.broadcast_to(wished, count)
+
     def resolve(
         self, first: int, logits: Float32, source: IntArray, reachable: npt.NDArray[np.bool_]
     ) -> IntArray:
@@ -39,9 +44,7 @@ class Target:
             Class indices [n], ANY where any other class will do; ANY as well where the source class
             is unknown and none was asked for.
         """
-        count = len(source)
-        wished = self.wished[first : first + count] if len(self.wished) > 1 else self.wished
-        target = np.array(np.broadcast_to(wished, count))
+        target = np.array(self.wanted(first, len(source)))
         for i in np.flatnonzero(target == _DEFAULT):
             if source[i] < 0:
                 target[i] = ANY

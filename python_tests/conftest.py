@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures that every test file shares, and the only place where a test is skipped by its mark.
 
-`CAE_REQUIRE=browser,shared` (any of browser, cuda, ray, shared, tensorrt) turns the skip for a
+`CAE_REQUIRE=browser,shared` (any of browser, cuda, emu, ray, shared, tensorrt) turns the skip for a
 missing thing into a failure; `CAE_REQUIRE_CUDA=1` says the same as `CAE_REQUIRE=cuda`.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-REQUIRABLE = {"browser", "cuda", "ray", "shared", "tensorrt"}
+REQUIRABLE = {"browser", "cuda", "emu", "ray", "shared", "tensorrt"}
 
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
@@ -81,6 +81,21 @@ def shared_dir() -> Path:
     if not (folder / "data").is_dir():
         skip_without("shared", "../shared is not there")
     return folder
+
+
+@pytest.fixture(params=["emu", pytest.param("cuda:0", marks=pytest.mark.cuda)])
+def gpu(request: pytest.FixtureRequest) -> str:
+    """Device of backend "cuda": the emulator of its kernels, and a GPU where there is one."""
+    device = str(request.param)
+    if device == "emu" and importlib.util.find_spec("cae_fast._C_emu") is None:
+        skip_without("emu", "the emulator is not built: CAE_CMAKE_ARGS=-DCAE_EMU=ON")
+    return device
+
+
+@pytest.fixture(autouse=True)
+def _auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let "auto" be the CPU on every machine; the tests that want a GPU name it."""
+    monkeypatch.setattr("cae_fast.backends.cuda.usable_gpu", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,10 @@ from .base import Backend, DecodeSession
 __all__ = ["BACKENDS", "Backend", "DecodeSession", "default_max_batch", "select_backend"]
 
 BACKENDS = ("auto", "cpu", "cuda", "tensorrt", "torch")
-_PRECISIONS = {
-    "auto": "float32",
+_PRECISIONS = {  # dtype that is asked for; None leaves it to the backend
+    "auto": None,
+    "fp16": "float16",
+    "float16": "float16",
     "fp32": "float32",
     "exact": "float32",
     "float32": "float32",
@@ -42,13 +44,18 @@ def select_backend(
     """Makes the backend of a name.
 
     Args:
-        name: "auto" (the native GPU backend where it can run, else "cpu"), "cpu", "cuda", "torch"
-            or "tensorrt".
+        name: "cpu", "cuda" (the native engine on an NVIDIA GPU of compute capability 8.0 or later),
+            "torch", "tensorrt", or "auto": "cuda" where it can run and `device` and `precision`
+            allow, else "cpu".
         model: Configuration and weights.
-        device: Device of the "torch" backend; "cpu" or None for "cpu".
-        precision: "auto", "fp32", "exact" (float32 by direct sums: "cpu" then has a tenth less
-            rounding error and takes about three times the time; "torch" sums directly anyway), or
-            "fp64" ("torch" only).
+        device: Of "torch", what torch knows. Of "cuda", a GPU as "cuda:1" or "1" (None and "cuda"
+            are the first; for "auto" the first that is usable), or "emu": its kernels in an
+            emulator on the CPU, for tests, which only a build for tests has. "cpu" or None for
+            "cpu".
+        precision: "auto"; "fp16" (what "cuda" computes in: halves as operands, float32 sums);
+            "fp32"; "exact" (float32 by direct sums: "cpu" then has a third of the rounding error
+            and takes more than three times the time; "torch" sums directly anyway), or "fp64"
+            ("torch" only).
         max_batch: The most images or path points in flight; None chooses by the size of the model.
 
     Returns:
@@ -75,21 +82,63 @@ def select_backend(
         raise ValueError(f"max_batch must be an integer in 1..{_LARGEST_BATCH}, got {max_batch!r}")
     if device is not None:
         device = str(device)
-    dtype = _PRECISIONS[precision]
-    if name == "torch":
-        return _torch_backend(model, device, dtype, max_batch)
-    on_gpu = device is not None and device.startswith("cuda")
-    if name in ("cuda", "tensorrt") or (name == "auto" and on_gpu):
-        raise BackendUnavailable(_why_not("cuda" if name == "auto" else name))
-    if device not in (None, "cpu"):
-        raise ValueError(f"device must be 'cpu' for backend {name!r}, got {device!r}")
-    if dtype != "float32":
-        raise ValueError(
-            f"precision {precision!r} needs backend='torch'; {name!r} computes in fp32"
+    if name == "tensorrt":
+        raise BackendUnavailable(
+            "backend 'tensorrt' is not part of this version of cae_fast; use backend='cuda' or "
+            "backend='torch' with device='cuda' for the GPU, or backend='cpu'"
         )
+    if name == "auto":
+        name, device = _choose(device, precision)
+    _check_precision(name, precision)
+    if name == "torch":
+        return _torch_backend(model, device, _PRECISIONS[precision] or "float32", max_batch)
+    if name == "cuda":
+        from .cuda import EMULATOR, CudaBackend
+
+        index = None if device == EMULATOR else _gpu_index(device)
+        return CudaBackend(model, index=index, max_batch=max_batch)
+    if device not in (None, "cpu"):
+        raise ValueError(f"device must be 'cpu' for backend 'cpu', got {device!r}")
     from .native import NativeBackend
 
     return NativeBackend(model, max_batch=max_batch, exact=precision == "exact")
+
+
+def _choose(device: str | None, precision: str) -> tuple[str, str | None]:
+    """Backend and device that "auto" means."""
+    from .cuda import EMULATOR, usable_gpu
+
+    if device is None:
+        if _PRECISIONS[precision] not in (None, "float16"):
+            return "cpu", None
+        gpu = usable_gpu()
+        if gpu is None and _PRECISIONS[precision] is None:
+            return "cpu", None
+        return "cuda", f"cuda:{gpu or 0}"
+    if device == "cpu":
+        return "cpu", device
+    if device == EMULATOR or device.isdecimal() or device.startswith("cuda"):
+        return "cuda", device
+    raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N' for backend 'auto', got {device!r}")
+
+
+def _check_precision(name: str, precision: str) -> None:
+    """Refuses a precision that a backend does not have, naming the one that has."""
+    dtype = _PRECISIONS[precision]
+    served = {"cpu": ("float32",), "cuda": ("float16",), "torch": ("float32", "float64")}[name]
+    if dtype is None or dtype in served:
+        return
+    has = {"float16": "'cuda'", "float32": "'cpu' or 'torch'", "float64": "'torch'"}[dtype]
+    own = {"cpu": "fp32", "cuda": "fp16", "torch": "fp32 and fp64"}[name]
+    raise ValueError(f"precision {precision!r} needs backend={has}; {name!r} computes in {own}")
+
+
+def _gpu_index(device: str | None) -> int:
+    """Index in "cuda", "cuda:N" or "N"."""
+    digits = "0" if device in (None, "cuda") else str(device).removeprefix("cuda:")
+    if not (digits.isascii() and digits.isdecimal()) or len(digits) > 4:
+        raise ValueError(f"device must be 'cuda', 'cuda:N' or N for backend 'cuda', got {device!r}")
+    return int(digits)
 
 
 def _torch_backend(model: CAE, device: str | None, dtype: str, max_batch: int) -> Backend:
@@ -98,23 +147,3 @@ def _torch_backend(model: CAE, device: str | None, dtype: str, max_batch: int) -
     except ImportError:
         raise missing_extra("torch", "torch") from None
     return TorchBackend(model, device=device, dtype=dtype, max_batch=max_batch)
-
-
-def _why_not(name: str) -> str:
-    """Why a GPU backend cannot run, and what would help."""
-    instead = "use backend='torch' with device='cuda' for the GPU, or backend='cpu'"
-    if name == "tensorrt":
-        return f"backend 'tensorrt' is not part of this version of cae_fast; {instead}"
-    from .. import _backend
-
-    status = _backend.cuda_status()
-    if not status["built"]:
-        seen = f"the extension was built without CUDA ({status['reason']})"
-    elif status["devices"]:
-        seen = f"GPU found: {status['devices'][0]['name']}"
-    else:
-        seen = f"no usable GPU: {status['error'] or 'none found'}"
-    return (
-        "backend 'cuda': the networks have no CUDA kernels in this version of cae_fast; "
-        f"{seen}; {instead}"
-    )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every backend offers to the explainer.
 
-Images and individual codes are the backend's own arrays (NumPy or torch).
+Images and individual codes are the backend's own arrays: NumPy, torch, or the native engine's in
+the memory of a GPU. :mod:`cae_fast.arrays` turns each into the others.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ class Backend(Protocol):
     """The networks on one device.
 
     Attributes:
-        name: "cpu", "torch", ...
-        device: Where it runs, "cpu" or "cuda:0".
-        dtype: Arithmetic, "float32" or "float64".
-        precision: "fp32", "exact" (fp32 by direct sums where it could be otherwise) or "fp64".
+        name: "cpu", "cuda", "torch".
+        device: Where it runs: "cpu", "cuda:0", or "emu", the emulator of a GPU.
+        dtype: Arithmetic: "float16" (operands; sums, codes and images are float32), "float32" or
+            "float64".
+        precision: "fp16", "fp32", "exact" (fp32 by direct sums where it could be otherwise) or
+            "fp64".
         max_batch: The most images or path points in flight.
         coarse_batch: Points of an image's coarse scan that are decoded per round of the search, at
             least 1; None is as many as `max_batch` allows. 1 where a decode costs its share of a

@@ -44,7 +44,9 @@ def explain(
     ] = "bisection",
     frames: Annotated[int, typer.Option(help="Pictures of the path; 0 for none.")] = 9,
     backend: Annotated[str, typer.Option(help="auto, cpu, torch, cuda or tensorrt.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Device of the torch backend.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cuda:N for cuda; what torch knows for torch.")
+    ] = None,
     max_batch: Annotated[int | None, typer.Option(help="Images in flight at a time.")] = None,
     title: Annotated[str, typer.Option(help="Heading of the report.")] = "Explanations",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR.")] = False,

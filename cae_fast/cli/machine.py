@@ -104,7 +104,11 @@ def _cuda(cuda: dict[str, Any]) -> list[str]:
     lines.append(f"driver {found} found, {cuda['driver_needed']} or later needed{enough}")
     for device in cuda.get("devices", []):
         gib = device["memory_bytes"] / 2**30
-        lines.append(f"{device['name']}, compute capability {device['capability']}, {gib:.0f} GiB")
+        capability = ".".join(map(str, device["capability"]))
+        old = "" if device["usable"] else ": too old for backend 'cuda', which needs 8.0"
+        lines.append(f"{device['name']}, compute capability {capability}, {gib:.0f} GiB{old}")
     if not cuda.get("devices"):
         lines.append(f"no GPU: {cuda.get('error') or 'none found'}")
+    if cuda["emulator"]:
+        lines.append("emulator of the kernels built, for tests: device 'emu'")
     return lines

@@ -8,4 +8,6 @@ void bind_ops(pybind11::module_& m);
 void bind_engine(pybind11::module_& m);
 void bind_search(pybind11::module_& m);
 void bind_cuda(pybind11::module_& m);
+void bind_device_array(pybind11::module_& m);
 void bind_gpu(pybind11::module_& m);
+void bind_gpu_search(pybind11::module_& m);

@@ -19,16 +19,12 @@ using cae::bindings::DeviceArgument;
 using cae::bindings::DeviceArray;
 using cae::bindings::IndexArray;
 using cae::bindings::kDlFloat;
-using cae::bindings::kDlInt;
 using cae::bindings::read_integer;
+using cae::bindings::read_stream;
 using cae::bindings::without_gil;
 using cae::gpu::GpuEngine;
 using cae::gpu::GpuSession;
 using cae::gpu::Stream;
-
-Stream read_stream(const py::object& stream) {
-  return reinterpret_cast<Stream>(read_integer<int64_t>(stream, "stream"));
-}
 
 using Lock = std::lock_guard<std::mutex>;
 
@@ -153,15 +149,6 @@ DeviceArray session_decode(GpuSession& session, const py::object& image_index,
   return images;
 }
 
-py::object device_array_from(const py::object& array, const py::object& device) {
-  const auto index = read_integer<int32_t>(device, "device");
-  cae::bindings::FloatArray host(array, "array");
-  const auto view = host.view();
-  DeviceArray copy(view.shape, kDlFloat, index);
-  without_gil([&] { copy.copy_from(view.data, nullptr); });
-  return py::cast(copy);
-}
-
 constexpr const char* kEngineDoc =
     R"(Encoders and decoder of one model on a GPU: halves as operands, sums in float32.
 
@@ -187,25 +174,6 @@ Raises:
 }  // namespace
 
 void bind_gpu(py::module_& m) {
-  py::class_<DeviceArray>(m, "DeviceArray", py::module_local(),
-                          "C-contiguous float32 or int32 array in device memory.")
-      .def_static("from_host", &device_array_from, py::arg("array"), py::arg("device") = 0,
-                  "Copies a float32 host array to a device.")
-      .def_property_readonly("shape",
-                             [](const DeviceArray& a) { return py::tuple(py::cast(a.shape())); })
-      .def_property_readonly("device", &DeviceArray::device, "Index of the GPU.")
-      .def_property_readonly("nbytes", &DeviceArray::bytes)
-      .def("__len__", [](const DeviceArray& a) { return a.shape().empty() ? 0 : a.shape()[0]; })
-      .def("rows", &DeviceArray::rows, py::arg("first"), py::arg("count"),
-           "Rows [first, first + count), sharing memory.")
-      .def(
-          "numpy",
-          [](const DeviceArray& a, const py::object& s) { return a.to_numpy(read_stream(s)); },
-          py::arg("stream") = 0, "A copy in host memory; waits for the stream.")
-      .def(
-          "__dlpack__", [](const DeviceArray& a, const py::kwargs&) { return a.to_dlpack(); },
-          "A capsule for who works on the stream that the contents were queued on.")
-      .def("__dlpack_device__", &DeviceArray::dlpack_device);
   py::class_<GpuSession, std::shared_ptr<GpuSession>>(
       m, "GpuSession", py::module_local(),
       "Path points of a fixed set of images; made by GpuEngine.session.")

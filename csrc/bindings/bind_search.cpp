@@ -12,6 +12,7 @@
 
 #include "bindings/bind.h"
 #include "bindings/integers.h"
+#include "bindings/flip_method.h"
 #include "core/check.h"
 #include "search/flip_search_host.h"
 
@@ -20,7 +21,6 @@ namespace py = pybind11;
 namespace {
 
 using cae::bindings::read_integer;
-using cae::search::FlipMethod;
 using cae::search::FlipRules;
 using cae::search::FlipSearch;
 using cae::search::FlipState;
@@ -141,12 +141,6 @@ std::vector<int32_t> read_classes(const py::handle& value, const char* name) {
   return kind == 'u' ? narrow<uint64_t>(array, name) : narrow<int64_t>(array, name);
 }
 
-FlipMethod read_method(const std::string& name) {
-  CAE_CHECK(name == "bisection" || name == "margin",
-            "method must be 'bisection' or 'margin', got '", name, "'");
-  return name == "margin" ? FlipMethod::kMargin : FlipMethod::kBisection;
-}
-
 FlipSearch make_search(const py::object& source_class, const py::object& target_class,
                        const py::object& num_classes, const py::object& grid,
                        const py::object& coarse, const py::object& depth, double min_probability,
@@ -159,7 +153,7 @@ FlipSearch make_search(const py::object& source_class, const py::object& target_
                         coarse_batch.is_none()
                             ? cae::search::kWholeScan
                             : read_integer<int32_t>(coarse_batch, "coarse_batch"),
-                        read_method(method)};
+                        cae::bindings::read_method(method)};
   return {read_classes(source_class, "source_class"), read_classes(target_class, "target_class"),
           rules};
 }

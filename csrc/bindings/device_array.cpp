@@ -2,6 +2,7 @@
 #include "bindings/device_array.h"
 
 #include "bindings/dlpack_view.h"
+#include "bindings/integers.h"
 #include "bindings/without_gil.h"
 #include "core/check.h"
 
@@ -25,7 +26,7 @@ std::string dtype_of(int code) { return code == kDlFloat ? "float32" : "int32"; 
 /// What an exported tensor keeps alive, and its shape.
 struct Exported {
   DlManagedTensor managed;
-  std::shared_ptr<gpu::DeviceBuffer> buffer;
+  std::shared_ptr<const void> owner;
   std::vector<int64_t> shape;
 };
 
@@ -51,13 +52,18 @@ bool is_contiguous(const DlTensor& tensor) {
 
 }  // namespace
 
+gpu::Stream read_stream(const py::object& stream) {
+  return reinterpret_cast<gpu::Stream>(read_integer<int64_t>(stream, "stream"));
+}
+
 DeviceArray::DeviceArray(std::vector<int64_t> shape, int code, int device)
-    : shape_(std::move(shape)), code_(code) {
+    : shape_(std::move(shape)), code_(code), device_(device) {
   for (const int64_t size : shape_) {
     CAE_CHECK(size >= 0, "sizes must not be negative, got ", shape_string(shape_));
   }
-  buffer_ = std::make_shared<gpu::DeviceBuffer>(device, bytes());
-  data_ = buffer_->data();
+  auto buffer = std::make_shared<gpu::DeviceBuffer>(device, bytes());
+  data_ = buffer->data();
+  owner_ = std::move(buffer);
 }
 
 int64_t DeviceArray::numel() const { return product(shape_); }
@@ -90,9 +96,9 @@ void DeviceArray::copy_from(const void* source, gpu::Stream stream) const {
 }
 
 py::capsule DeviceArray::to_dlpack() const {
-  auto* exported = new Exported{{}, buffer_, shape_};
+  auto* exported = new Exported{{}, owner_, shape_};
   DlTensor& tensor = exported->managed.tensor;
-  tensor.data = data_;
+  tensor.data = gpu::foreign_address(data_, bytes());
   tensor.device_type = gpu::is_emulated() ? kDlCpu : kDlCuda;
   tensor.device_id = gpu::is_emulated() ? 0 : device();
   tensor.rank = static_cast<int32_t>(exported->shape.size());

@@ -14,15 +14,26 @@
 
 namespace cae::bindings {
 
+/// A cudaStream_t as a Python integer; 0 is the default stream. Throws std::invalid_argument.
+gpu::Stream read_stream(const pybind11::object& stream);
+
 /// C-contiguous float32 or int32 on one device; views share memory.
 class DeviceArray {
  public:
   /// `code` as in DLPack, 32 bits. Contents undefined. Throws gpu::OutOfDeviceMemory.
   DeviceArray(std::vector<int64_t> shape, int code, int device);
+  /// Memory that `owner` keeps alive.
+  DeviceArray(std::shared_ptr<const void> owner, void* data, std::vector<int64_t> shape, int code,
+              int device)
+      : owner_(std::move(owner)),
+        data_(data),
+        shape_(std::move(shape)),
+        code_(code),
+        device_(device) {}
 
   const std::vector<int64_t>& shape() const { return shape_; }
   int code() const { return code_; }
-  int device() const { return buffer_->device(); }
+  int device() const { return device_; }
   int64_t numel() const;
   size_t bytes() const { return static_cast<size_t>(numel()) * 4; }
   float* floats() const { return static_cast<float*>(data_); }
@@ -42,10 +53,11 @@ class DeviceArray {
   pybind11::tuple dlpack_device() const;
 
  private:
-  std::shared_ptr<gpu::DeviceBuffer> buffer_;
+  std::shared_ptr<const void> owner_;
   void* data_;
   std::vector<int64_t> shape_;
   int code_;
+  int device_;
 };
 
 /// An argument in device memory: a DeviceArray, anything with __dlpack__ on the engine's GPU, or

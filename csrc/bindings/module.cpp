@@ -103,6 +103,8 @@ PYBIND11_MODULE(_C, m) {
   bind_search(m);
   bind_cuda(m);
 #if CAE_WITH_CUDA
+  bind_device_array(m);
   bind_gpu(m);
+  bind_gpu_search(m);
 #endif
 }

@@ -10,8 +10,8 @@ namespace cae::cpu {
 
 /// One line of points times one panel of output channels:
 ///   out[p, c] = sum over s, k of a[p * a_point_stride + s * a_segment_stride + k] * b[(s, k), c]
-/// for p < points, c < channels, s < segments, k < segment_length, summed in order of (s, k); each
-/// segment for itself first if `split`, which loses fewer bits in long sums.
+/// for p < points, c < channels, s < segments, k < segment_length, in order of (s, k); at most 64
+/// addends are summed for themselves first, which loses fewer bits than one long sum.
 /// `b` is packed [segments * segment_length][width], width = channels rounded up to whole vectors.
 struct StripArgs {
   const float* a;
@@ -24,7 +24,6 @@ struct StripArgs {
   int64_t out_point_stride;
   int64_t points;
   int64_t channels;
-  bool split;
   const float* next_a;  // what will be read soon: fetched into the cache meanwhile, or null
   const float* next_b;
   int64_t next_floats;  // of each
@@ -62,13 +61,27 @@ struct TanhArgs {
   int64_t count;
 };
 
+/// out = stream = residual + scale[c] * in + shift[c], over pixels x channels.
+struct ResidualArgs {
+  const float* in;
+  const float* scale;
+  const float* shift;
+  const float* residual;
+  float* out;
+  float* stream;     // or null
+  bool past_caches;  // for the stream, as in WinogradOutputArgs
+  int64_t pixels;
+  int64_t channels;
+};
+
 /// Input transform of one Winograd tile, all channels. Pixel (i, j) of its patch, 6 x 6 for 3x3
 /// filters and 10 x 10 for 4x4 filters of stride 2, is number rows[i] + columns[j] of the image.
-/// Its value is relu(affine), residual + affine or affine, where affine = scale[c] * in + shift[c];
+/// Its value is relu(affine), residual + affine or affine, where affine = scale[c] * in + shift[c],
+/// or what lies there if scale is null;
 /// the 10 x 10 patch has neither residual nor stream.
 struct WinogradInputArgs {
   const float* in;        // [pixels, channels]
-  const float* scale;     // [channels]
+  const float* scale;     // [channels] or null
   const float* shift;     // [channels]
   const float* residual;  // [pixels, channels] or null
   float* stream;          // where the tile's own pixels are kept, [pixels, channels], or null
@@ -105,6 +118,27 @@ struct WinogradOutputArgs {
   float m2_weight;    // pixels before * mean_weight
 };
 
+/// Transform of seven rows for F(4, 4) along y, see row_kernels.h. Values as above, over pixels x
+/// channels of each row.
+struct RowsInputArgs {
+  const float* in[7];
+  const float* residual[7];  // of all rows or null for all
+  const float* scale;        // [channels]
+  const float* shift;        // [channels]
+  bool relu;
+  int64_t pixels;
+  int64_t channels;
+  float* out;  // of frequency 0, [pixels, channels]
+  int64_t frequency_stride;
+};
+
+/// Transform back: the products of frequencies 0 to 6 to rows 0 to 3, in the same place.
+struct RowsOutputArgs {
+  float* products;
+  int64_t frequency_stride;
+  int64_t count;  // floats of each
+};
+
 struct KernelTable {
   const char* name;
   int64_t vector_width;  // floats
@@ -114,11 +148,14 @@ struct KernelTable {
   void (*moments)(const MomentsArgs&);
   void (*affine)(const AffineArgs&);
   void (*tanh)(const TanhArgs&);
+  void (*residual)(const ResidualArgs&);
   void (*winograd_input3)(const WinogradInputArgs&);  // 3x3 filters, 36 frequencies
   void (*winograd_input2)(const WinogradInputArgs&);  // 4x4 filters of stride 2, 25 frequencies
   void (*winograd_output3)(const WinogradOutputArgs&);
   void (*winograd_output2)(const WinogradOutputArgs&);
   void (*winograd_upsample)(const WinogradOutputArgs&);
+  void (*rows_input)(const RowsInputArgs&);
+  void (*rows_output)(const RowsOutputArgs&);
   void (*fence)();  // before other threads read what was stored past the caches
 };
 

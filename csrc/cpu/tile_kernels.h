@@ -8,20 +8,15 @@
 #pragma once
 
 #include "cpu/kernel_table.h"
+#include "cpu/row_kernels.h"
 #include "cpu/winograd_kernels.h"
-
-// Before a loop whose iterations touch separate elements.
-#if defined(__clang__)
-#define CAE_INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define CAE_INDEPENDENT_ITERATIONS _Pragma("GCC ivdep")
-#endif
 
 namespace cae::cpu {
 namespace {
 
 constexpr int64_t kPanelVectors = 2;
-constexpr int64_t kLine = 16;  // floats of a cache line
+constexpr int64_t kLine = 16;     // floats of a cache line
+constexpr int64_t kAddends = 64;  // summed in registers
 
 /// Stores a tile of sums, or adds it to what lies there.
 template <class Isa, int kPoints, int kVectors>
@@ -48,24 +43,43 @@ inline void store_tile(const StripArgs& args, const typename Isa::Vec (&sums)[kP
   }
 }
 
+/// Cuts a sum into parts of at most kAddends: pieces of a segment of nearly equal length, or as
+/// many whole segments as there is room for.
+struct Parts {
+  explicit Parts(const StripArgs& args) {
+    pieces = (args.segment_length + kAddends - 1) / kAddends;
+    length = (args.segment_length + pieces - 1) / pieces;
+    segments = pieces > 1 ? 1 : kAddends / args.segment_length;
+  }
+  int64_t pieces;    // of a segment
+  int64_t length;    // of a piece
+  int64_t segments;  // of a part
+};
+
 /// `next`: floats into args.next_a and args.next_b from where `fetches` cache lines of each are
-/// fetched while each segment is summed.
+/// fetched while each piece is summed.
 template <class Isa, int kPoints, int kVectors>
-void tile(const StripArgs& args, const float* a_tile, float* out, int64_t next, int64_t fetches) {
+void tile(const StripArgs& args, const Parts& parts, const float* a_tile, float* out, int64_t next,
+          int64_t fetches) {
   using Vec = typename Isa::Vec;
   const int64_t stride = args.a_point_stride;
   const float* b = args.b;
-  const int64_t together = args.split ? 1 : args.segments;
-  for (int64_t first = 0; first < args.segments; first += together) {
+  int64_t begin = 0;  // of the piece
+  for (int64_t first = 0; first < args.segments;) {
     Vec sums[kPoints][kVectors];
     for (int p = 0; p < kPoints; ++p) {
       for (int v = 0; v < kVectors; ++v) {
         sums[p][v] = Isa::broadcast(0.0f);
       }
     }
-    for (int64_t s = first; s < first + together; ++s) {
-      const float* a = a_tile + s * args.a_segment_stride;
-      for (int64_t k = 0; k < args.segment_length; ++k, ++a) {
+    const bool add = first > 0 || begin > 0;
+    const int64_t last =
+        first + parts.segments < args.segments ? first + parts.segments : args.segments;
+    const int64_t length =
+        begin + parts.length < args.segment_length ? parts.length : args.segment_length - begin;
+    for (int64_t s = first; s < last; ++s) {
+      const float* a = a_tile + s * args.a_segment_stride + begin;
+      for (int64_t k = 0; k < length; ++k, ++a) {
         if (k < fetches) {
           __builtin_prefetch(args.next_a + next);
           __builtin_prefetch(args.next_b + next);
@@ -85,11 +99,17 @@ void tile(const StripArgs& args, const float* a_tile, float* out, int64_t next, 
         }
       }
     }
-    store_tile<Isa, kPoints, kVectors>(args, sums, out, first > 0);
+    store_tile<Isa, kPoints, kVectors>(args, sums, out, add);
+    begin += length;
+    if (begin == args.segment_length) {
+      begin = 0;
+      first = last;
+    }
   }
 }
 
-using TileFunction = void (*)(const StripArgs&, const float*, float*, int64_t, int64_t);
+using TileFunction = void (*)(const StripArgs&, const Parts&, const float*, float*, int64_t,
+                              int64_t);
 
 /// Points of a tile: as many sums as registers beside one value and the weights.
 template <class Isa, int kVectors>
@@ -115,15 +135,17 @@ void strip_of(const StripArgs& args) {
   const int64_t tiles = (args.points + kMost - 1) / kMost;
   const int64_t small = args.points / tiles;
   const int64_t larger = args.points % tiles;  // tiles of small + 1 points
-  const int64_t segments = tiles * args.segments;
-  const int64_t fetches =
-      args.next_a == nullptr ? 0 : (args.next_floats / kLine + segments - 1) / segments;
+  const Parts parts(args);
+  const int64_t pieces = parts.pieces * args.segments;
+  const int64_t fetches = args.next_a == nullptr
+                              ? 0
+                              : (args.next_floats / kLine + tiles * pieces - 1) / (tiles * pieces);
   int64_t point = 0;
   for (int64_t i = 0; i < tiles; ++i) {
     const int64_t points = small + (i < larger ? 1 : 0);
-    select_tile<Isa, kVectors>(points)(args, args.a + point * args.a_point_stride,
+    select_tile<Isa, kVectors>(points)(args, parts, args.a + point * args.a_point_stride,
                                        args.out + point * args.out_point_stride,
-                                       i * fetches * args.segments * kLine, fetches);
+                                       i * fetches * pieces * kLine, fetches);
     point += points;
   }
 }
@@ -269,11 +291,14 @@ constexpr KernelTable make_table(const char* name, void (*fence)()) {
                      &moments<Isa>,
                      &affine,
                      &tanh_all,
+                     &residual_pixels<Isa>,
                      &winograd_input3<Isa>,
                      &winograd_input2<Isa>,
                      &winograd_output<Isa, 6>,
                      &winograd_output<Isa, 5>,
                      &winograd_upsample<Isa>,
+                     &rows_input,
+                     &rows_output,
                      fence};
 }
 

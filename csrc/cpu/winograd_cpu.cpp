@@ -5,6 +5,7 @@
 // chunks, several tasks share a chunk's blocks, and each transforms the chunk for itself.
 #include <algorithm>
 
+#include "core/ceil_div.h"
 #include "cpu/border.h"
 #include "cpu/isa_cpu.h"
 #include "cpu/load_source.h"
@@ -14,16 +15,6 @@
 namespace cae::cpu {
 namespace {
 
-/// Addends of a product that are summed for themselves first: the largest divisor of the depth that
-/// is no more than 64.
-int64_t split_depth(int64_t depth) {
-  int64_t split = std::min<int64_t>(depth, 64);
-  while (depth % split != 0) {
-    --split;
-  }
-  return split >= 16 ? split : depth;
-}
-
 /// Whether to store an image past the caches: a large one would only push the weights and what is
 /// at work out of them. Needs pixels of whole cache lines.
 bool goes_past_caches(const float* image, int64_t size, int64_t channels) {
@@ -32,6 +23,8 @@ bool goes_past_caches(const float* image, int64_t size, int64_t channels) {
   return size >= kLarge && channels % kLine == 0 &&
          reinterpret_cast<uintptr_t>(image) % AlignedBuffer::kAlignment == 0;
 }
+
+constexpr int64_t kMostPatch = 10;  // rows or columns that a tile sees
 
 class WinogradJob {
  public:
@@ -83,8 +76,8 @@ class WinogradJob {
     int64_t best = 1;
     double best_time = 0;
     for (int64_t shares = 1; shares <= blocks_; ++shares) {
-      const int64_t rounds = (units * shares + threads - 1) / threads;
-      const int64_t blocks = (blocks_ + shares - 1) / shares;
+      const int64_t rounds = ceil_div(units * shares, threads);
+      const int64_t blocks = ceil_div(blocks_, shares);
       const double share = static_cast<double>(blocks) / static_cast<double>(blocks_);
       const double time = static_cast<double>(rounds) * (kTransform + share);
       if (shares == 1 || time < best_time) {
@@ -101,13 +94,70 @@ class WinogradJob {
 
   void transform(const LayerImage& image, const WinogradChunk& chunk, bool keep,
                  float* inputs) const {
+    if (image.source.residual != nullptr && plan_.rows_size() > 0) {
+      transform_rows(image, chunk, keep, inputs);
+      return;
+    }
     for (int64_t t = 0; t < chunk.tiles; ++t) {
       transform_tile(image, chunk.tile + t, keep, inputs + t * plan_.depth);
     }
   }
 
+  /// Whole rows of tiles. Image and residual are read and the stream is written from end to end:
+  /// memory serves that faster than pieces of 4 x 4 pixels from each. The last six rows are kept.
+  void transform_rows(const LayerImage& image, const WinogradChunk& chunk, bool keep,
+                      float* inputs) const {
+    const int64_t row_floats = plan_.width * plan_.channels;
+    const int64_t first_row = chunk.tile / plan_.tile_columns * 4;
+    const int64_t last_row = first_row + chunk.tiles / plan_.tile_columns * 4;
+    float* kept = inputs + plan_.input_size() + plan_.product_size();
+    int64_t loaded = std::max<int64_t>(first_row - 1, 0);
+    int64_t columns[kMostPatch];
+    int64_t rows[kMostPatch];
+    for (int64_t row = first_row; row < last_row; row += 4) {
+      for (; loaded < std::min(row + 5, plan_.height); ++loaded) {
+        const bool own = loaded >= first_row && loaded < last_row;
+        load_row(image, loaded, keep && own, kept + loaded % plan_.kTileRows * row_floats);
+      }
+      for (int64_t i = 0; i < plan_.kTileRows; ++i) {
+        // below an image's last row of tiles no output sees what is kept, and any row will do
+        const int64_t y = std::max(border_index(row + i - 1, plan_.height, Padding::kReflect),
+                                   std::max<int64_t>(row - 1, 0));
+        rows[i] = y % plan_.kTileRows * plan_.width;
+      }
+      for (int64_t column = 0; column < plan_.tile_columns; ++column) {
+        for (int64_t i = 0; i < plan_.kTileRows; ++i) {
+          columns[i] = border_index(column * 4 + i - 1, plan_.width, Padding::kReflect);
+        }
+        WinogradInputArgs args{};
+        args.in = kept;
+        args.channels = plan_.channels;
+        args.rows = rows;
+        args.columns = columns;
+        args.products = inputs;
+        args.frequency_stride = plan_.input_stride();
+        table_.winograd_input3(args);
+        inputs += plan_.depth;
+      }
+    }
+  }
+
+  void load_row(const LayerImage& image, int64_t y, bool keep, float* row) const {
+    const int64_t offset = y * plan_.width * plan_.channels;
+    ResidualArgs args;
+    args.in = image.source.in + offset;
+    args.scale = image.source.scale;
+    args.shift = image.source.shift;
+    args.residual = image.source.residual + offset;
+    args.out = row;
+    args.stream = keep && image.stream != nullptr ? image.stream + offset : nullptr;
+    args.past_caches = goes_past_caches(image.stream, layer_.in_size(), plan_.channels);
+    args.pixels = plan_.width;
+    args.channels = plan_.channels;
+    table_.residual(args);
+  }
+
   void transform_tile(const LayerImage& image, int64_t tile, bool keep, float* inputs) const {
-    constexpr int64_t kMostPatch = 10;
     const bool strided = plan_.kind == WinogradKind::kStride2;
     const Padding padding =
         plan_.kind == WinogradKind::kUpsample ? Padding::kReplicate : Padding::kReflect;
@@ -144,10 +194,8 @@ class WinogradJob {
     const WinogradChunk& chunk = plan_.chunks[static_cast<size_t>(chunk_index)];
     StripArgs strip{};
     strip.a_point_stride = plan_.depth;
-    strip.segment_length = split_depth(plan_.depth);
-    strip.segments = plan_.depth / strip.segment_length;
-    strip.a_segment_stride = strip.segment_length;
-    strip.split = true;
+    strip.segments = 1;
+    strip.segment_length = plan_.depth;
     strip.out_point_stride = block.columns;
     strip.points = chunk.tiles;
     const auto count = static_cast<int64_t>(block.products.size());
@@ -281,7 +329,7 @@ class WinogradJob {
 
 }  // namespace
 
-void winograd(const ConvLayer& layer, const std::vector<LayerImage>& images, Scratch& scratch) {
+void run_winograd(const ConvLayer& layer, const std::vector<LayerImage>& images, Scratch& scratch) {
   if (images.empty()) {
     return;
   }

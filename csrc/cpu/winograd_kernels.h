@@ -79,11 +79,38 @@ inline void transform_output(const typename Isa::Vec (&m)[5], typename Isa::Vec 
 
 // -- inputs --------------------------------------------------------------------------------------
 
+template <class Isa>
+inline void residual_channels(const ResidualArgs& args, int64_t offset, int64_t begin,
+                              int64_t end) {
+  for (int64_t c = begin; c < end; c += Isa::kWidth) {
+    typename Isa::Vec value =
+        Isa::load(args.scale + c) * Isa::load(args.in + offset + c) + Isa::load(args.shift + c);
+    value = Isa::load(args.residual + offset + c) + value;
+    Isa::store(args.out + offset + c, value);
+    if (args.stream != nullptr) {
+      float* to = args.stream + offset + c;
+      args.past_caches ? Isa::store_past(to, value) : Isa::store(to, value);
+    }
+  }
+}
+
+template <class Isa>
+void residual_pixels(const ResidualArgs& args) {
+  const int64_t whole = args.channels - args.channels % Isa::kWidth;
+  for (int64_t p = 0; p < args.pixels; ++p) {
+    residual_channels<Isa>(args, p * args.channels, 0, whole);
+    residual_channels<Scalar>(args, p * args.channels, whole, args.channels);
+  }
+}
+
 /// Value of one pixel as the convolution sees it.
-template <class Isa, bool kRelu, bool kResidual>
+template <class Isa, bool kRelu, bool kResidual, bool kAffine>
 inline typename Isa::Vec input_value(const WinogradInputArgs& args, int64_t pixel, int64_t c,
                                      typename Isa::Vec scale, typename Isa::Vec shift) {
-  typename Isa::Vec value = scale * Isa::load(args.in + pixel * args.channels + c) + shift;
+  typename Isa::Vec value = Isa::load(args.in + pixel * args.channels + c);
+  if constexpr (kAffine) {
+    value = scale * value + shift;
+  }
   if constexpr (kRelu) {
     value = Isa::relu(value);
   }
@@ -95,13 +122,13 @@ inline typename Isa::Vec input_value(const WinogradInputArgs& args, int64_t pixe
 
 /// Channels [begin, end) of a patch of one input phase: rows[i * step], columns[j * step]. What is
 /// computed must not depend on kStream: of tasks that share a chunk only one keeps the stream.
-template <class Isa, int kPoints, bool kRelu, bool kResidual, bool kStream>
+template <class Isa, int kPoints, bool kRelu, bool kResidual, bool kStream, bool kAffine>
 void input_channels(const WinogradInputArgs& args, const int64_t* rows, const int64_t* columns,
                     int64_t step, float* products, int64_t begin, int64_t end) {
   using Vec = typename Isa::Vec;
   for (int64_t c = begin; c < end; c += Isa::kWidth) {
-    const Vec scale = Isa::load(args.scale + c);
-    const Vec shift = Isa::load(args.shift + c);
+    const Vec scale = kAffine ? Isa::load(args.scale + c) : Vec{};
+    const Vec shift = kAffine ? Isa::load(args.shift + c) : Vec{};
     Vec half[kPoints][kPoints];
 #pragma GCC unroll 6
     for (int j = 0; j < kPoints; ++j) {
@@ -109,7 +136,7 @@ void input_channels(const WinogradInputArgs& args, const int64_t* rows, const in
 #pragma GCC unroll 6
       for (int i = 0; i < kPoints; ++i) {
         const int64_t pixel = rows[i * step] + columns[j * step];
-        d[i] = input_value<Isa, kRelu, kResidual>(args, pixel, c, scale, shift);
+        d[i] = input_value<Isa, kRelu, kResidual, kAffine>(args, pixel, c, scale, shift);
         if constexpr (kStream) {
           if (i >= 1 && i <= 4 && j >= 1 && j <= 4 && i <= args.stream_rows &&
               j <= args.stream_columns) {
@@ -137,14 +164,14 @@ void input_channels(const WinogradInputArgs& args, const int64_t* rows, const in
   }
 }
 
-template <class Isa, int kPoints, bool kRelu, bool kResidual, bool kStream>
+template <class Isa, int kPoints, bool kRelu, bool kResidual, bool kStream, bool kAffine = true>
 void input_patch(const WinogradInputArgs& args, const int64_t* rows, const int64_t* columns,
                  int64_t step, float* products) {
   const int64_t whole = args.channels - args.channels % Isa::kWidth;
-  input_channels<Isa, kPoints, kRelu, kResidual, kStream>(args, rows, columns, step, products, 0,
-                                                          whole);
-  input_channels<Scalar, kPoints, kRelu, kResidual, kStream>(args, rows, columns, step, products,
-                                                             whole, args.channels);
+  input_channels<Isa, kPoints, kRelu, kResidual, kStream, kAffine>(args, rows, columns, step,
+                                                                   products, 0, whole);
+  input_channels<Scalar, kPoints, kRelu, kResidual, kStream, kAffine>(
+      args, rows, columns, step, products, whole, args.channels);
 }
 
 template <class Isa>
@@ -153,7 +180,9 @@ void winograd_input3(const WinogradInputArgs& args) {
     function(args, args.rows, args.columns, int64_t{1}, args.products);
   };
   const bool stream = args.stream != nullptr;
-  if (args.residual != nullptr) {
+  if (args.scale == nullptr) {
+    patch(&input_patch<Isa, 6, false, false, false, false>);
+  } else if (args.residual != nullptr) {
     stream ? patch(&input_patch<Isa, 6, false, true, true>)
            : patch(&input_patch<Isa, 6, false, true, false>);
   } else if (args.relu) {

@@ -2,9 +2,9 @@
 #include "cuda/conv_pack.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "core/check.h"
+#include "core/half_bits.h"
 
 namespace cae::cuda {
 namespace {
@@ -113,13 +113,6 @@ std::vector<float> output_scales(ConvKind kind, const WeightSource& w, int32_t s
 
 }  // namespace
 
-uint16_t to_half(float value) {
-  const _Float16 half = static_cast<_Float16>(value);
-  uint16_t bits = 0;
-  std::memcpy(&bits, &half, sizeof(bits));
-  return bits;
-}
-
 PackedConv pack_conv(ConvKind kind, const float* weight, int64_t out, int64_t in,
                      const float* in_scale) {
   PackedConv packed;
@@ -149,7 +142,7 @@ PackedConv pack_conv(ConvKind kind, const float* weight, int64_t out, int64_t in
               const double value =
                   packed_weight(kind, source, packed.in_channels, packed.out_channels,
                                 piece * kConvColumns + n, kb, tap, group * 8 + e);
-              packed.weights.push_back(to_half(static_cast<float>(value)));
+              packed.weights.push_back(half_bits(static_cast<float>(value)));
             }
           }
         }

@@ -33,7 +33,4 @@ constexpr int32_t stored_channels(int64_t channels) {
 PackedConv pack_conv(ConvKind kind, const float* weight, int64_t out, int64_t in,
                      const float* in_scale);
 
-/// IEEE half of a float, to the nearest, ties to even; beyond the range infinite.
-uint16_t to_half(float value);
-
 }  // namespace cae::cuda

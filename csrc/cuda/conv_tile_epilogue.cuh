@@ -54,16 +54,15 @@ struct TileEpilogue {
   }
 
   KFN_MEMBER void add_terms(Sums& r) const {
-    if constexpr (kEpilogue == ConvEpilogue::kMoments) {
-      return;
-    }
-    UNROLL for (int j = 0; j < kN8; ++j) UNROLL for (int e = 0; e < 2; ++e) {
-      const float bias = dev::load(p.bias + global_column(j, e));
-      UNROLL for (int i = 0; i < kRows; ++i) UNROLL for (int h = 0; h < 2; ++h) {
-        float& value = r[i][j][2 * h + e];
-        value += bias;
-        if (kEpilogue == ConvEpilogue::kBiasRelu) {
-          value = dev::relu(value);
+    if constexpr (kEpilogue != ConvEpilogue::kMoments) {
+      UNROLL for (int j = 0; j < kN8; ++j) UNROLL for (int e = 0; e < 2; ++e) {
+        const float bias = dev::load(p.bias + global_column(j, e));
+        UNROLL for (int i = 0; i < kRows; ++i) UNROLL for (int h = 0; h < 2; ++h) {
+          float& value = r[i][j][2 * h + e];
+          value += bias;
+          if (kEpilogue == ConvEpilogue::kBiasRelu) {
+            value = dev::relu(value);
+          }
         }
       }
     }

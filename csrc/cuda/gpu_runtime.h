@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <utility>
 
@@ -24,7 +25,7 @@ class OutOfDeviceMemory : public std::bad_alloc {
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device);
-  ~DeviceGuard();
+  ~DeviceGuard();  // NOLINT(performance-trivially-destructible): not so on a GPU
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
@@ -77,7 +78,14 @@ class DeviceBuffer {
 void copy_to_device(void* dst, const void* src, size_t bytes, Stream stream);
 void copy_to_host(void* dst, const void* src, size_t bytes, Stream stream);
 void copy_on_device(void* dst, const void* src, size_t bytes, Stream stream);
+/// `rows` rows of `count` floats, at pitches of so many floats.
+void copy_rows_on_device(float* dst, int64_t dst_pitch, const float* src, int64_t src_pitch,
+                         int64_t count, int64_t rows, Stream stream);
 void fill_zero(void* dst, size_t bytes, Stream stream);
+
+/// Where other libraries find `bytes` of device memory: there; in the emulator, whose addresses
+/// only kernels and copies understand, the host memory behind them.
+void* foreign_address(void* data, size_t bytes);
 
 /// Waits until all that was queued on the stream is done. Throws what a kernel ended with.
 void synchronize(Stream stream);

@@ -58,11 +58,25 @@ void copy_on_device(void* dst, const void* src, size_t bytes, Stream stream) {
   copy(dst, src, bytes, cudaMemcpyDeviceToDevice, stream);
 }
 
+void copy_rows_on_device(float* dst, int64_t dst_pitch, const float* src, int64_t src_pitch,
+                         int64_t count, int64_t rows, Stream stream) {
+  if (count == 0 || rows == 0) {
+    return;
+  }
+  CAE_CUDA_CHECK(cudaMemcpy2DAsync(dst, static_cast<size_t>(dst_pitch) * sizeof(float), src,
+                                   static_cast<size_t>(src_pitch) * sizeof(float),
+                                   static_cast<size_t>(count) * sizeof(float),
+                                   static_cast<size_t>(rows), cudaMemcpyDeviceToDevice,
+                                   static_cast<cudaStream_t>(stream)));
+}
+
 void fill_zero(void* dst, size_t bytes, Stream stream) {
   if (bytes != 0) {
     CAE_CUDA_CHECK(cudaMemsetAsync(dst, 0, bytes, static_cast<cudaStream_t>(stream)));
   }
 }
+
+void* foreign_address(void* data, size_t /*bytes*/) { return data; }
 
 void synchronize(Stream stream) {
   CAE_CUDA_CHECK(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));

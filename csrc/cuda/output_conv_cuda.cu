@@ -28,10 +28,9 @@ struct OutputConfig {
   static constexpr int kColumnTiles = (kPatchWidth + 15) / 16;
   static constexpr int kRows = 4;  // of pixels per warp
   static constexpr int kThreads = kColumnTiles * (kOutputTileHeight / kRows) * 32;
-  // Cells of a group of 8 channels. The last matrix reaches beyond the last row; 4 modulo 8 makes
-  // stores free of bank conflicts: neighbouring threads have the two groups of the same pixel.
-  static constexpr int kReach = kPatchPixels + kColumnTiles * 16 - kPatchWidth;
-  static constexpr int kGroupPitch = ((kReach + 3) / 8 * 8 + 4) * 16;  // bytes
+  // Cells of a group of 8 channels: 4 modulo 8 makes stores free of bank conflicts, as neighbouring
+  // threads have the two groups of the same pixel.
+  static constexpr int kGroupPitch = ((kPatchPixels + 3) / 8 * 8 + 4) * 16;  // bytes
   static constexpr int kPatchBytes = 2 * kGroupPitch;
   static constexpr int kVectors = (2 * kPatchPixels + kThreads - 1) / kThreads;  // of a thread
   static constexpr int kFragments = kOutputTaps * kN8;  // 16 x 8 pieces of the weights of a chunk
@@ -40,9 +39,9 @@ struct OutputConfig {
   static constexpr int kNormAt = kWeightsAt + 2 * kWeightBytes;
   // P, column by column: 4 modulo 16 makes its stores free of bank conflicts.
   static constexpr int kPlanePitch = (kOutputTileHeight * kPatchWidth + 11) / 16 * 16 + 4;
-  static_assert(kReach * 16 <= kGroupPitch, "the last matrix must fit");
+  static_assert(kPatchPixels * 16 <= kGroupPitch, "a group must fit");
   static_assert(kOutputTileHeight * kPatchWidth <= kPlanePitch, "a column must fit");
-  static_assert(kColumns * kPlanePitch * 4 <= kWeightsAt, "P takes the place of the patches");
+  static_assert(kColumns * kPlanePitch * 4 <= kNormAt, "P takes the place of patches and weights");
 };
 
 /// The block's weights of 16 channels, asynchronously.
@@ -182,8 +181,11 @@ KERNEL void __launch_bounds__(Cfg::kThreads, 1) output_conv_kernel(const OutputC
 
   const int row0 = warp / Cfg::kColumnTiles * Cfg::kRows;
   const int column0 = warp % Cfg::kColumnTiles * 16;
-  const uint32_t patch = shared + (lane >> 4) * Cfg::kGroupPitch +
-                         (row0 * Cfg::kPatchWidth + column0 + (lane & 15)) * 16;
+  // Columns of the last matrix that are beyond the patch repeat its last one; they are not stored.
+  const int reached = column0 + (lane & 15);
+  const int column = reached < Cfg::kPatchWidth ? reached : Cfg::kPatchWidth - 1;
+  const uint32_t patch =
+      shared + (lane >> 4) * Cfg::kGroupPitch + (row0 * Cfg::kPatchWidth + column) * 16;
   const uint32_t weights = shared + Cfg::kWeightsAt + lane * 16;
   float acc[Cfg::kRows][Cfg::kN8][4] = {};
   const int chunks = (p.channels + 15) / 16;
@@ -208,7 +210,7 @@ KERNEL void __launch_bounds__(Cfg::kThreads, 1) output_conv_kernel(const OutputC
   dev::sync();
   int32_t finite = store_pixels<Cfg>(p, slot, y0, x0, tid, shared);
   UNROLL for (int m = 1; m < 32; m <<= 1) { finite &= dev::shfl_xor(finite, m); }
-  const uint32_t flags = shared + Cfg::kWeightsAt;
+  const uint32_t flags = shared + Cfg::kNormAt;  // scale and shift have been used
   if (lane == 0) {
     dev::sts32(flags + warp * 4, static_cast<uint32_t>(finite));
   }

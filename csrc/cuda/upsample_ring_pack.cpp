@@ -2,6 +2,7 @@
 #include "cuda/upsample_ring_pack.h"
 
 #include "core/check.h"
+#include "core/half_bits.h"
 #include "cuda/conv_pack.h"
 #include "ops/upsample_taps.h"
 
@@ -57,7 +58,7 @@ std::vector<uint16_t> pack_upsample_ring(const float* weight, int64_t out, int64
             const int64_t cell =
                 ((block + c / kRingKBlock) * kRingTaps + tap) * kRingGroups + c % kRingKBlock / 8;
             packed[static_cast<size_t>((cell * kRingColumns + column % kRingColumns) * 8 + c % 8)] =
-                to_half(static_cast<float>(value * scale));
+                half_bits(static_cast<float>(value * scale));
           }
         }
       }

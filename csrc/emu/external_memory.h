@@ -3,8 +3,11 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
 namespace cae::emu {
+
+struct Allocation;
 
 /// While it lives, kernels may read `bytes` at `data`, and write them if `writable`. A GPU has no
 /// counterpart: for tests.
@@ -16,7 +19,7 @@ class ExternalMemory {
   ExternalMemory& operator=(const ExternalMemory&) = delete;
 
  private:
-  const void* data_;
+  std::unique_ptr<Allocation> memory_;
 };
 
 }  // namespace cae::emu

@@ -1,40 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// The emulated device's memory: host memory that kernels may touch between its red zones only.
-#include <algorithm>
-#include <cstdlib>
+// The emulated device: one, whose kernels and copies run when they are queued.
 #include <cstring>
 #include <stdexcept>
 
 #include "cuda/gpu_runtime.h"
-#include "emu/external_memory.h"
-#include "simt/simt.h"
-
-namespace cae::emu {
-
-ExternalMemory::ExternalMemory(const void* data, size_t bytes, bool /*writable*/) : data_(data) {
-  ::emu::S.ranges.push_back({static_cast<const char*>(data), bytes, "external"});
-}
-
-ExternalMemory::~ExternalMemory() {
-  auto& ranges = ::emu::S.ranges;
-  ranges.erase(std::find_if(ranges.begin(), ranges.end(),
-                            [this](const ::emu::Range& range) { return range.p == data_; }));
-}
-
-}  // namespace cae::emu
+#include "emu/device_memory.h"
 
 namespace cae::gpu {
-namespace {
-
-constexpr size_t kAlignment = 256;
-
-}  // namespace
 
 bool is_emulated() { return true; }
 
 DeviceGuard::DeviceGuard(int device) {
   if (device != 0) {
-    throw std::runtime_error("the emulator has device 0 only");
+    throw std::runtime_error("the emulator has device 0 only, got " + std::to_string(device));
   }
 }
 
@@ -45,35 +23,58 @@ DeviceBuffer::DeviceBuffer(int device, size_t bytes) : bytes_(bytes), device_(de
   if (bytes == 0) {
     return;
   }
-  data_ = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
-  if (data_ == nullptr) {
+  try {
+    data_ = emu::allocate_device(bytes);
+  } catch (const std::bad_alloc&) {
     throw OutOfDeviceMemory();
   }
-  std::memset(data_, 0xff, bytes);
-  ::emu::S.ranges.push_back({static_cast<const char*>(data_), bytes, "device"});
 }
 
 void DeviceBuffer::release() noexcept {
   if (data_ != nullptr) {
-    auto& ranges = ::emu::S.ranges;
-    ranges.erase(std::find_if(ranges.begin(), ranges.end(),
-                              [this](const ::emu::Range& range) { return range.p == data_; }));
-    std::free(data_);
+    emu::free_device(data_);
     data_ = nullptr;
   }
   bytes_ = 0;
 }
 
 void copy_to_device(void* dst, const void* src, size_t bytes, Stream /*stream*/) {
-  std::memmove(dst, src, bytes);
+  if (bytes != 0) {
+    std::memcpy(emu::host_view(dst, bytes, "copy_to_device"), src, bytes);
+  }
 }
+
 void copy_to_host(void* dst, const void* src, size_t bytes, Stream /*stream*/) {
-  std::memmove(dst, src, bytes);
+  if (bytes != 0) {
+    std::memcpy(dst, emu::host_view(src, bytes, "copy_to_host"), bytes);
+  }
 }
+
 void copy_on_device(void* dst, const void* src, size_t bytes, Stream /*stream*/) {
-  std::memmove(dst, src, bytes);
+  if (bytes != 0) {
+    const uint8_t* from = emu::host_view(src, bytes, "copy_on_device");
+    std::memmove(emu::host_view(dst, bytes, "copy_on_device"), from, bytes);
+  }
 }
-void fill_zero(void* dst, size_t bytes, Stream /*stream*/) { std::memset(dst, 0, bytes); }
+
+void copy_rows_on_device(float* dst, int64_t dst_pitch, const float* src, int64_t src_pitch,
+                         int64_t count, int64_t rows, Stream stream) {
+  for (int64_t row = 0; row < rows; ++row) {
+    copy_on_device(dst + row * dst_pitch, src + row * src_pitch,
+                   static_cast<size_t>(count) * sizeof(float), stream);
+  }
+}
+
+void fill_zero(void* dst, size_t bytes, Stream /*stream*/) {
+  if (bytes != 0) {
+    std::memset(emu::host_view(dst, bytes, "fill_zero"), 0, bytes);
+  }
+}
+
+void* foreign_address(void* data, size_t bytes) {
+  return bytes == 0 ? nullptr : emu::host_view(data, bytes, "foreign_address");
+}
+
 void synchronize(Stream /*stream*/) {}
 
 }  // namespace cae::gpu

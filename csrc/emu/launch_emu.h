@@ -2,33 +2,34 @@
 // launch() in the emulator: runs the kernel to its end. Included through simt/launch.h.
 #pragma once
 
-#include <array>
-#include <vector>
+#include <typeinfo>
 
-#include "emu/emu_counts.h"
 #include "simt/launch.h"
-#include "simt/simt.h"
+
+namespace cae::emu {
+
+/// Runs `run(closure)` for each thread of the grid. `params` names the kernel.
+void launch_kernel(const std::type_info& params, const cuda::Grid& grid, int threads,
+                   size_t shared_bytes, int cluster, void (*run)(const void*), const void* closure);
+
+}  // namespace cae::emu
 
 namespace cae::cuda {
 
+/// Runs kernel(params) to its end. Throws emu::Fault if it does what a GPU does not define.
 template <class P>
 void launch(void (*kernel)(P), Grid grid, int threads, size_t shared_bytes, Stream /*stream*/,
             const P& params, LaunchOptions options = {}) {
-  ++emu::launches;
-  ::emu::S.gx = grid.x;
-  ::emu::S.gy = grid.y;
-  ::emu::S.gz = grid.z;
-  for (int z = 0; z < grid.z; ++z) {
-    for (int y = 0; y < grid.y; ++y) {
-      for (int x = 0; x < grid.x; x += options.cluster) {
-        std::vector<std::array<int, 3>> blocks;
-        for (int i = 0; i < options.cluster; ++i) {
-          blocks.push_back({x + i, y, z});
-        }
-        ::emu::launch(blocks, threads, shared_bytes, options.cluster == 1, [&] { kernel(params); });
-      }
-    }
-  }
+  struct Closure {
+    void (*kernel)(P);
+    const P* params;
+  };
+  const Closure closure{kernel, &params};
+  const auto run = [](const void* self) {
+    const auto* call = static_cast<const Closure*>(self);
+    call->kernel(*call->params);
+  };
+  emu::launch_kernel(typeid(P), grid, threads, shared_bytes, options.cluster, run, &closure);
 }
 
 }  // namespace cae::cuda

@@ -81,7 +81,7 @@ class Decoding {
     p.scale = network_.output_scale;
     p.bias = network_.output_bias;
     p.images = images;
-    p.finite = buffers_.finite;
+    p.finite = points_.finite == nullptr ? buffers_.finite : points_.finite;
     p.active = points_.active;
     cuda::output_conv(p, queue_);
   }

@@ -17,6 +17,7 @@ struct PathPoints {
   const int32_t* active = nullptr;       // [count], 0: left out; null: all
   const float* table = nullptr;          // modulation rows
   const int32_t* mod_row = nullptr;      // [count] row of the table; null: the point itself
+  int32_t* finite = nullptr;  // [count][tiles of the output] 1 where all pixels are; null: not kept
 };
 
 /// Individual codes and what all points of an image share, device memory.
@@ -57,8 +58,7 @@ class GpuEngine {
   /// class_code [count][D] -> modulation table [count]. Any count up to max_batch.
   void modulate(const float* class_code, int32_t count, float* table, Stream queue);
 
-  /// Decodes at most max_batch points -> images [count][C][S][S]; whether each tile is finite goes
-  /// to decode_buffers().finite.
+  /// Decodes at most max_batch points -> images [count][C][S][S].
   void decode(const SharedImages& shared, const PathPoints& points, float* images, Stream queue);
 
   /// individual [N] float32 recombined with class_code [count][D] by image_index [count], which is

@@ -8,6 +8,7 @@
 #include "cuda/output_conv_cuda.h"
 #include "cuda/saliency_cuda.h"
 #include "search/flip_plan.h"
+#include "search/flip_search_host.h"
 
 namespace cae::gpu {
 
@@ -28,6 +29,7 @@ GpuSearch::GpuSearch(std::shared_ptr<GpuEngine> engine, const SearchPlan& plan,
                      std::shared_ptr<const DeviceBank> bank)
     : engine_(std::move(engine)), plan_(plan), bank_(std::move(bank)) {
   search::check_rules(plan_.rules);
+  CAE_CHECK(plan_.exemplars >= 1, "exemplars must be at least 1, got ", plan_.exemplars);
   CAE_CHECK(plan_.images >= 1 && plan_.images <= 65535, "images must be in 1..65535, got ",
             plan_.images);
   CAE_CHECK(plan_.vertices >= 1 && plan_.vertices <= cuda::kMaxPathVertices,
@@ -72,6 +74,13 @@ void GpuSearch::plan_memory(Bump& bump) {
   left_out_ = bump.take<int32_t>(n);
   reachable_ = bump.take<int32_t>(classes);
   exemplars_ = bump.take<int32_t>(n * plan_.exemplars);
+  if (bank_ != nullptr) {
+    missing_ = bump.take<int32_t>(n);
+    nearest_workspace_ = bump.take<char>(static_cast<int64_t>(cuda::nearest_workspace_bytes(
+        plan_.images, static_cast<int32_t>(bank_->rows), plan_.exemplars)));
+  }
+  saliency_workspace_ = bump.take<float>(
+      n * cuda::saliency_parts(static_cast<int32_t>(config.image_size * config.image_size)));
   finite_ = bump.take<int32_t>(points *
                                cuda::output_tiles(static_cast<int32_t>(config.image_size)));
   flips_.states = bump.take<search::FlipState>(n);
@@ -105,33 +114,46 @@ void GpuSearch::begin(const float* logits, bool given, Stream queue) {
   if (!given) {
     cuda::NearestParams nearest;
     nearest.images = plan_.images;
-    nearest.k = plan_.exemplars;
-    nearest.bank_rows = bank_->rows;
+    nearest.rows = static_cast<int32_t>(bank_->rows);
     nearest.code_dim = static_cast<int32_t>(config.code_dim);
+    nearest.k = plan_.exemplars;
+    nearest.bank_codes = bank_->codes.as<float>();
+    nearest.bank_class = bank_->classes.as<int32_t>();
     nearest.codes = codes_;
     nearest.states = flips_.states;
-    nearest.bank_codes = bank_->codes.as<float>();
-    nearest.bank_classes = bank_->classes.as<int32_t>();
-    nearest.rows = exemplars_;
+    nearest.nearest = exemplars_;
     nearest.ends = ends_;
-    cuda::nearest_exemplars(nearest, queue);
+    nearest.missing = missing_;
+    nearest.workspace = nearest_workspace_;
+    cuda::nearest_codes(nearest, queue);
   }
-  cuda::MakePathsParams paths;
-  paths.rows = plan_.images;
-  paths.vertex_count = plan_.vertices;
-  paths.code_dim = static_cast<int32_t>(config.code_dim);
-  paths.codes = codes_;
-  paths.ends = given ? nullptr : ends_;
-  paths.vertices = vertices_;
-  cuda::make_paths(paths, queue);
+  join_paths(given, queue);
   engine_->share(stream_, plan_.images, shared_.first, queue);
   cuda::flip_points(flips_, queue);
 }
 
-void GpuSearch::decode(Stream queue) {
+/// Each path begins at the image's own code and, where a bank was asked, ends at its exemplars'.
+void GpuSearch::join_paths(bool given, Stream queue) {
+  const int64_t dim = engine_->config().code_dim;
+  const int64_t row = plan_.vertices * dim;
+  copy_rows_on_device(vertices_, row, codes_, dim, dim, plan_.images, queue);
+  if (!given) {
+    copy_rows_on_device(vertices_ + dim, row, ends_, dim, dim, plan_.images, queue);
+  }
+}
+
+int32_t GpuSearch::round_points(int32_t round) const {
+  const search::FlipRules& rules = plan_.rules;
+  if (plan_.images > 1 || round == 0 || rules.coarse_batch <= rules.coarse) {
+    return plan_.images * flips_.slots;
+  }
+  return rules.method == search::FlipMethod::kMargin ? 1 : (1 << rules.depth) - 1;
+}
+
+void GpuSearch::decode(int32_t round, Stream queue) {
   const DeviceGuard guard(engine_->device());
   const NetworkConfig& config = engine_->config();
-  const int64_t points = static_cast<int64_t>(plan_.images) * flips_.slots;
+  const int64_t points = round_points(round);
   const int64_t tiles = cuda::output_tiles(static_cast<int32_t>(config.image_size));
   const DecodeBuffers& buffers = engine_->decode_buffers();
   for (int64_t first = 0; first < points; first += engine_->max_batch()) {
@@ -176,6 +198,24 @@ void GpuSearch::step(const void* logits, bool half, Stream queue) {
   commit.reconstruction = reconstruction_;
   cuda::flip_commit(commit, queue);
   cuda::flip_points(flips_, queue);
+}
+
+void GpuSearch::finish(Stream queue) {
+  const DeviceGuard guard(engine_->device());
+  const NetworkConfig& config = engine_->config();
+  cuda::SaliencyParams params;
+  params.images = plan_.images;
+  params.channels = static_cast<int32_t>(config.in_channels);
+  params.pixels = static_cast<int32_t>(config.image_size * config.image_size);
+  params.against_input = plan_.against_image;
+  params.states = flips_.states;
+  params.counterfactual = counterfactual_;
+  params.reconstruction = reconstruction_;
+  params.inputs = images_;
+  params.difference = difference_;
+  params.saliency = saliency_;
+  params.workspace = saliency_workspace_;
+  cuda::difference_saliency(params, queue);
 }
 
 }  // namespace cae::gpu

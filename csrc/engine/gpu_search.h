@@ -58,20 +58,25 @@ class GpuSearch {
   float* difference() const { return difference_; }
   float* saliency() const { return saliency_; }   // [N][S][S]
   int32_t* exemplars() const { return exemplars_; }  // [N][k] bank rows, -1 where none was needed
+  int32_t* missing() const { return missing_; }      // [N] rows that the bank has too few, or null
   float* class_codes() const { return codes_; }      // [N][D]
 
   /// Encodes the images and starts the search from their logits [N][K]. With `given`, paths()
   /// holds the polylines, of which the first vertex is replaced by the image's own code.
   void begin(const float* logits, bool given, Stream queue);
-  /// Decodes the points of the next round.
-  void decode(Stream queue);
-  /// Takes their logits [N k][K], float or half.
+  /// Points that round `round` decodes, the first of slots() a image; of a single image only as
+  /// many as that round can need.
+  int32_t round_points(int32_t round) const;
+  /// Decodes the points of round `round`, in [0, rounds()).
+  void decode(int32_t round, Stream queue);
+  /// Takes their logits [round_points][K], float or half.
   void step(const void* logits, bool half, Stream queue);
   /// Differences and saliency maps.
   void finish(Stream queue);
 
  private:
   void plan_memory(Bump& bump);
+  void join_paths(bool given, Stream queue);
 
   std::shared_ptr<GpuEngine> engine_;
   SearchPlan plan_;
@@ -94,6 +99,9 @@ class GpuSearch {
   int32_t* left_out_ = nullptr;
   int32_t* reachable_ = nullptr;
   int32_t* exemplars_ = nullptr;
+  int32_t* missing_ = nullptr;  // [N] bank rows that a class has too few
+  char* nearest_workspace_ = nullptr;
+  float* saliency_workspace_ = nullptr;
   int32_t* finite_ = nullptr;  // [N k][tiles]
 };
 

@@ -83,7 +83,7 @@ Network build_network(const NetworkConfig& config, const WeightMap& weights,
   }
   network.out = plan_output_conv(weights.at("decoder.out.weight"),
                                  weights.at("decoder.out.bias").data, config.image_size,
-                                 config.image_size);
+                                 config.image_size, arithmetic);
   return network;
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/ceil_div.h"
 #include "ops/upsample_taps.h"
 
 namespace cae {
@@ -13,8 +14,6 @@ constexpr int64_t kChunkPixels = 1024;       // bounds the sequential sums of mo
 constexpr int64_t kTaskProducts = 1 << 20;   // tens of microseconds, many times what a task costs
 constexpr int64_t kPhaseTasks = 32;          // wanted of one image, to keep as many cores busy
 constexpr int64_t kTaskChannels = 32;        // assumed per task, whatever the machine's panels
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// Lines of a chunk: what fits the cache, or less where a small image would make too few tasks.
 int64_t chunk_lines(const ConvPhase& phase, int64_t out_channels) {

@@ -41,7 +41,9 @@ bool is_worthwhile(const TensorView<const float>& weight, int64_t height, int64_
 }  // namespace
 
 int64_t ConvLayer::scratch_size() const {
-  return winograd ? std::max(tiles.input_size() + tiles.product_size(), edge.strip_size()) : 0;
+  return winograd ? std::max(tiles.input_size() + tiles.product_size() + tiles.rows_size(),
+                             edge.strip_size())
+                  : 0;
 }
 
 ConvLayer plan_layer(const TensorView<const float>& weight, int64_t height, int64_t width,
@@ -100,7 +102,7 @@ void run_layer(const ConvLayer& layer, const std::vector<LayerImage>& images, Sc
               "a layer that halves the image has no stream");
   }
   if (layer.winograd) {
-    cpu::winograd(layer, images, scratch);
+    cpu::run_winograd(layer, images, scratch);
     return;
   }
   std::vector<PadImage> pads;

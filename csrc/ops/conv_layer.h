@@ -8,6 +8,7 @@
 
 #include "core/aligned_buffer.h"
 #include "core/tensor_view.h"
+#include "ops/arithmetic.h"
 #include "ops/conv2d.h"
 #include "ops/conv_source.h"
 #include "ops/scratch.h"
@@ -15,9 +16,6 @@
 #include "ops/winograd.h"
 
 namespace cae {
-
-/// kFast: Winograd's filtering where it saves work. kExact: direct sums only.
-enum class Arithmetic { kFast, kExact };
 
 struct ConvLayer {
   int64_t height = 0;  // of the input
@@ -66,7 +64,7 @@ ConvLayer plan_upsample_layer(const TensorView<const float>& weight, int64_t hei
 void run_layer(const ConvLayer& layer, const std::vector<LayerImage>& images, Scratch& scratch);
 
 namespace cpu {
-void winograd(const ConvLayer& layer, const std::vector<LayerImage>& images, Scratch& scratch);
+void run_winograd(const ConvLayer& layer, const std::vector<LayerImage>& images, Scratch& scratch);
 }  // namespace cpu
 
 }  // namespace cae

@@ -2,12 +2,13 @@
 #include "ops/winograd.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 #include <vector>
 
+#include "core/ceil_div.h"
 #include "cpu/isa_cpu.h"
 #include "cpu/parallel_cpu.h"
+#include "ops/filter_transform.h"
 #include "ops/upsample_taps.h"
 
 namespace cae {
@@ -19,31 +20,6 @@ constexpr int64_t kInputFloats = 640 * 1024;    // of a chunk: 2.5 MiB of the la
 constexpr int64_t kBlockChannels = 64;          // output channels of a task, at most
 constexpr int64_t kUpsampleBlockChannels = 32;  // times four phases
 constexpr int kMaxPoints = 6;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-/// Rows of the filter transform at the finite points p: p^k / product of (p - other points); the
-/// last row is the point at infinity. [points][r].
-using FilterTransform = std::array<std::array<double, 3>, kMaxPoints>;
-
-FilterTransform filter_transform(int64_t r) {
-  const std::vector<double> points =
-      r == 3 ? std::vector<double>{0, 1, -1, 0.5, -2} : std::vector<double>{0, 1, -1, 0.5};
-  FilterTransform rows{};
-  for (size_t i = 0; i < points.size(); ++i) {
-    double divisor = 1;
-    for (size_t j = 0; j < points.size(); ++j) {
-      divisor *= i == j ? 1 : points[i] - points[j];
-    }
-    double power = 1;
-    for (int64_t k = 0; k < r; ++k) {
-      rows[i][static_cast<size_t>(k)] = power / divisor;
-      power *= points[i];
-    }
-  }
-  rows[points.size()][static_cast<size_t>(r - 1)] = 1;
-  return rows;
-}
 
 /// Filters of one phase, [O][r][r][C], which fill columns of depth [depth, depth + C).
 struct PhaseFilters {
@@ -120,7 +96,8 @@ void pack_weights(WinogradPlan& plan, int64_t r, const std::vector<PhaseFilters>
                   int64_t size) {
   plan.weights = AlignedBuffer(size);
   std::fill_n(plan.weights.data(), size, 0.0f);
-  const FilterTransform transform = filter_transform(r);
+  const FilterTransform transform = filter_transform(
+      r == 3 ? std::vector<double>{0, 1, -1, 0.5, -2} : std::vector<double>{0, 1, -1, 0.5}, r);
   const int64_t channels = plan.channels;
   // channels of a cache line together, so that two tasks do not write to the same line
   constexpr int64_t kTaskChannels = 16;

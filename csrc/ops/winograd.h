@@ -73,6 +73,13 @@ struct WinogradPlan {
     return chunk_tiles * block.columns + 16;
   }
   int64_t product_size() const;
+  /// Floats of the image's rows that a row of 3x3 tiles sees, where chunks are of whole rows: a sum
+  /// with a residual is made row by row first. Else 0.
+  int64_t rows_size() const {
+    const bool rows = kind == WinogradKind::kConv3x3 && chunk_tiles % tile_columns == 0;
+    return rows ? kTileRows * width * channels : 0;
+  }
+  static constexpr int64_t kTileRows = 6;
   /// Valid outputs of a tile along an axis of `tiles` tiles: [begin, end).
   struct Range {
     int64_t begin;

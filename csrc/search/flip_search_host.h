@@ -13,6 +13,26 @@
 
 namespace cae::search {
 
+inline bool is_power_of_two(int32_t value) { return value > 0 && (value & (value - 1)) == 0; }
+
+/// Throws std::invalid_argument naming the first rule that is out of range.
+inline void check_rules(const FlipRules& rules) {
+  CAE_CHECK(rules.num_classes >= 1, "num_classes must be at least 1, got ", rules.num_classes);
+  CAE_CHECK(is_power_of_two(rules.grid), "grid must be a power of two, got ", rules.grid);
+  CAE_CHECK(is_power_of_two(rules.coarse) && rules.coarse <= rules.grid,
+            "coarse must be a power of two of at most grid = ", rules.grid, ", got ",
+            rules.coarse);
+  CAE_CHECK(rules.coarse <= kMaxCoarse, "coarse must be at most ", kMaxCoarse, ", got ",
+            rules.coarse);
+  CAE_CHECK(rules.depth >= 1 && rules.depth <= kMaxDepth, "depth must be in [1, ", kMaxDepth,
+            "], got ", rules.depth);
+  CAE_CHECK(rules.coarse_batch >= 1, "coarse_batch must be at least 1, got ", rules.coarse_batch);
+  CAE_CHECK(rules.method == FlipMethod::kBisection || rules.depth == 1,
+            "depth must be 1 for the method 'margin', got ", rules.depth);
+  CAE_CHECK(rules.min_probability >= 0.0 && rules.min_probability <= 1.0,
+            "min_probability must be in [0, 1], got ", rules.min_probability);
+}
+
 /// Points to decode and classify: image by image, ascending steps.
 struct PathPoints {
   std::vector<int32_t> image_index;  // [M]
@@ -89,25 +109,6 @@ class FlipSearch {
   }
 
  private:
-  static bool is_power_of_two(int32_t value) { return value > 0 && (value & (value - 1)) == 0; }
-
-  static void check_rules(const FlipRules& rules) {
-    CAE_CHECK(rules.num_classes >= 1, "num_classes must be at least 1, got ", rules.num_classes);
-    CAE_CHECK(is_power_of_two(rules.grid), "grid must be a power of two, got ", rules.grid);
-    CAE_CHECK(is_power_of_two(rules.coarse) && rules.coarse <= rules.grid,
-              "coarse must be a power of two of at most grid = ", rules.grid, ", got ",
-              rules.coarse);
-    CAE_CHECK(rules.coarse <= kMaxCoarse, "coarse must be at most ", kMaxCoarse, ", got ",
-              rules.coarse);
-    CAE_CHECK(rules.depth >= 1 && rules.depth <= kMaxDepth, "depth must be in [1, ", kMaxDepth,
-              "], got ", rules.depth);
-    CAE_CHECK(rules.coarse_batch >= 1, "coarse_batch must be at least 1, got ", rules.coarse_batch);
-    CAE_CHECK(rules.method == FlipMethod::kBisection || rules.depth == 1,
-              "depth must be 1 for the method 'margin', got ", rules.depth);
-    CAE_CHECK(rules.min_probability >= 0.0 && rules.min_probability <= 1.0,
-              "min_probability must be in [0, 1], got ", rules.min_probability);
-  }
-
   static void check_class(const char* name, size_t index, int32_t value, int32_t num_classes) {
     CAE_CHECK(value >= -1 && value < num_classes, name, "[", index, "] must be in [-1, ",
               num_classes - 1, "], got ", value);

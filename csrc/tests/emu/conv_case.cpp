@@ -53,8 +53,8 @@ ConvProblem::ConvProblem(const ConvCase& conv, unsigned seed) : c(conv), random(
     if (is_image) {
       image[i] = std::tanh(normal());
     } else if (static_cast<int>(i) % stored_in < c.in) {
-      y[i] = cuda::to_half(1.5F * normal() + 0.7F);
-      stream_in[i] = cuda::to_half(normal());
+      y[i] = half_bits(1.5F * normal() + 0.7F);
+      stream_in[i] = half_bits(normal());
     }
   }
   const size_t scale = shuffle ? 4 : 1;
@@ -160,7 +160,7 @@ void ConvProblem::make_operand() {
         } else {
           value = from_half(stream_in[at]) + scale * from_half(y[at]) + shift;
         }
-        operand[at] = from_half(cuda::to_half(static_cast<float>(value)));
+        operand[at] = from_half(half_bits(static_cast<float>(value)));
       }
     }
   }

@@ -7,16 +7,13 @@
 #include <random>
 #include <vector>
 
+#include "core/half_bits.h"
 #include "cuda/conv_pack.h"
 #include "cuda/conv_tile_cuda.h"
 
 namespace cae::test {
 
-inline float from_half(uint16_t bits) {
-  _Float16 half;
-  std::memcpy(&half, &bits, sizeof(half));
-  return static_cast<float>(half);
-}
+inline float from_half(uint16_t bits) { return half_value(bits); }
 
 /// Index of a pixel that may lie outside, by walking back and forth; not the kernel's formula.
 inline int reflected(int i, int n) {

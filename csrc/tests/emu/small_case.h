@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "core/half_bits.h"
 #include "cuda/conv_pack.h"
 #include "cuda/gpu_runtime.h"
 #include "cuda/norm_input.h"
@@ -52,7 +53,7 @@ class Random {
     std::vector<uint16_t> values(pixels * stored, 0);
     for (size_t i = 0; i < values.size(); ++i) {
       if (static_cast<int>(i % stored) < channels) {
-        values[i] = cuda::to_half(1.5F * normal() + 0.7F);
+        values[i] = half_bits(1.5F * normal() + 0.7F);
       }
     }
     return values;

@@ -5,9 +5,9 @@
 #include <utility>
 #include <vector>
 
-#include "check_test.h"
 #include "cuda/gpu_runtime.h"
 #include "cuda/lerp_codes_cuda.h"
+#include "tests/check_test.h"
 
 namespace {
 

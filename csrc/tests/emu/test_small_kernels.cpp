@@ -54,7 +54,7 @@ void test_import(int rows, int channels, int size) {
         const uint16_t value = got[(static_cast<size_t>(row) * pixels + i) * stored + c];
         const float from =
             c < channels ? image[(static_cast<size_t>(row) * channels + c) * pixels + i] : 0.0F;
-        CAE_TEST_CHECK(std::isnan(from) ? is_nan_half(value) : value == cae::cuda::to_half(from));
+        CAE_TEST_CHECK(std::isnan(from) ? is_nan_half(value) : value == cae::half_bits(from));
       }
     }
   }
@@ -115,7 +115,7 @@ void test_finish(int channels, int height, int width, bool has_stream,
           want += from_half(x[(static_cast<size_t>(stream_rows[row]) * pixels + i) * stored + c]);
         }
         CAE_TEST_CHECK(is_close(plane, want, 4e-6));
-        CAE_TEST_CHECK(got[at] == cae::cuda::to_half(plane));
+        CAE_TEST_CHECK(got[at] == cae::half_bits(plane));
       }
     }
   }

@@ -126,7 +126,7 @@ void test_ring(const RingCase& c) {
           : c.prologue == ConvPrologue::kAffineRelu
               ? std::max(0.0, normalised)
               : normalised + from_half(x[stream_rows[row] * pixels * stored_in + i]);
-      operand[i] = from_half(cae::cuda::to_half(static_cast<float>(value)));
+      operand[i] = from_half(cae::half_bits(static_cast<float>(value)));
     }
     const RingImage image{operand.data(), weight, c.height, c.width, c.in, stored_in};
     const int height = 2 * c.height;

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// What Hopper adds: mbarriers, bulk copies through the asynchronous proxy, clusters, and products
+// of a warpgroup from shared memory. Copies land in any order, products happen as late as their
+// wait.
+#pragma once
+
+#include <cstdint>
+
+#include "emu/emulator.h"
+
+namespace cae::emu {
+
+// A shared address with a block of the cluster above it (mapa); 0 above: the thread's own block.
+constexpr uint32_t kRankShift = 24;
+constexpr uint32_t kOffsetMask = (1U << kRankShift) - 1;
+
+void init_mbarrier(Lane& me, uint32_t address, uint32_t count);
+/// `address` may be of another block of the cluster.
+void arrive_mbarrier(Lane& me, uint32_t address);
+void expect_bytes(Lane& me, uint32_t address, uint32_t bytes);
+void wait_mbarrier(Lane& me, uint32_t address, uint32_t parity);
+
+void fence_proxies(Lane& me);
+/// One copy to each block of the cluster that `mask` names.
+void issue_bulk(Lane& me, uint32_t to, const void* from, uint32_t bytes, uint32_t mbarrier,
+                uint32_t mask);
+
+void issue_product(Lane& me, float* sums, uint64_t a, uint64_t b, int accumulate, int columns);
+void commit_products(Lane& me);
+void wait_products(Lane& me, int remaining);
+
+}  // namespace cae::emu

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search on the device, beside the same search stepped from the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from explain_cases import FIELDS, World, assert_same
+
+import cae_fast as cf
+from cae_fast import device_search
+from cae_fast.backends.cuda import CudaBackend
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(count=5)
+
+
+def on_host(
+    explainer: cf.Explainer, monkeypatch: pytest.MonkeyPatch, *args: Any, **asked: Any
+) -> Any:
+    """The same explanation with the search stepped from the host, point after point."""
+    with monkeypatch.context() as patch:
+        patch.setattr(explainer, "_on_device", lambda calls: None)
+        patch.setattr(explainer.backend, "coarse_batch", 1)
+        return explainer.explain(*args, **asked)
+
+
+@pytest.mark.parametrize("search", ["bisection", "margin"])
+def test_a_batch_is_searched_as_from_the_host(
+    world: World, gpu: str, search: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explainer = world.explainer(bank=world.bank(), backend="cuda", device=gpu, max_batch=5)
+    images = world.images.copy()
+    images[3, 0, 0, 0] = np.inf
+    asked = {"search": search, "tolerance": 1 / 16, "k": 2}
+    found = explainer.explain(images, **asked)
+    assert found.meta["stepping"] == "host"
+    assert_same(found, on_host(explainer, monkeypatch, images, **asked))
+    assert found.status[3] == "rejected"
+
+
+def test_one_image_is_searched_several_points_at_a_time(
+    world: World, gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two levels of bisection a round: the same flip, for some more decodes."""
+    explainer = world.explainer(backend="cuda", device=gpu)
+    asked = {"exemplars": world.ends[:1], "target": 1, "tolerance": 1 / 64, "frames": 2}
+    found = explainer.explain(world.images[:1], **asked)
+    stepped = on_host(explainer, monkeypatch, world.images[:1], **asked)
+    for name in set(FIELDS) - {"evaluations"}:
+        np.testing.assert_array_equal(getattr(found, name), getattr(stepped, name), err_msg=name)
+    assert found.status[0] == "flipped"
+    # The whole scan of five points, then two rounds of the three inner points of two levels.
+    assert found.evaluations[0] == 5 + 2 * 3
+    assert stepped.evaluations[0] <= 5 + 4
+    np.testing.assert_array_equal(found.path_images, stepped.path_images)
+
+
+def test_against_the_image_and_with_bank_rows(
+    world: World, gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explainer = world.explainer(bank=world.bank(), backend="cuda", device=gpu, max_batch=4)
+    asked = {
+        "exemplars": np.array([[1, 4], [2, 5], [1, 7], [0, 3]]),
+        "target": "any",
+        "tolerance": 1 / 8,
+        "saliency_against": "image",
+    }
+    found = explainer.explain(world.images[:4], **asked)
+    assert_same(found, on_host(explainer, monkeypatch, world.images[:4], **asked))
+
+
+def test_what_the_bank_lacks_is_said_as_on_the_host(world: World, gpu: str) -> None:
+    explainer = world.explainer(bank=world.bank(count=12), backend="cuda", device=gpu)
+    said = []
+    for backend in (explainer, world.explainer(bank=world.bank(count=12), backend="cpu")):
+        with pytest.raises(cf.BankError) as error:
+            backend.explain(world.images[:1], target=1, k=9)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+
+
+def test_memory_and_plans_are_kept(world: World, gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    explainer = world.explainer(backend="cuda", device=gpu, max_batch=2)
+    assert isinstance(explainer.backend, CudaBackend)
+    made = []
+    real = explainer.backend.module.GpuSearch
+
+    class Module:
+        """The module, counting searches."""
+
+        @staticmethod
+        def GpuSearch(*args: Any, **options: Any) -> Any:
+            made.append(options["images"])
+            return real(*args, **options)
+
+    monkeypatch.setattr(explainer.backend, "module", Module)
+    asked = {"exemplars": world.ends, "target": 1, "tolerance": 1 / 4}
+    first = explainer.explain(world.images, **asked)
+    second = explainer.explain(world.images, **asked)
+    assert made == [2, 1]  # groups of two, two and one, twice
+    assert_same(first, second)
+
+
+def test_groups_are_halved_where_memory_runs_out(
+    world: World, gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explainer = world.explainer(backend="cuda", device=gpu, max_batch=4)
+    assert isinstance(explainer.backend, CudaBackend)
+    real = explainer.backend.module.GpuSearch
+
+    class Module:
+        """The module of a GPU whose memory holds two images."""
+
+        @staticmethod
+        def GpuSearch(*args: Any, **options: Any) -> Any:
+            if options["images"] > 2:
+                raise MemoryError("out of device memory")
+            return real(*args, **options)
+
+    asked = {"exemplars": world.ends[:4], "target": 1, "tolerance": 1 / 4}
+    whole = explainer.explain(world.images[:4], **asked)
+    explainer._searcher = None
+    monkeypatch.setattr(explainer.backend, "module", Module)
+    halved = explainer.explain(world.images[:4], **asked)
+    # Groups of two look at several points at once, groups of four do not.
+    for name in set(FIELDS) - {"evaluations"}:
+        np.testing.assert_array_equal(getattr(whole, name), getattr(halved, name), err_msg=name)
+
+
+class Flip(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """Class 1 where the pictures are brighter than a threshold; may refuse to be captured."""
+
+    def __init__(self, outputs: int = 3) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("weight", torch.randn(256, outputs, generator=generator))
+
+    def forward(self, images: Any) -> Any:
+        return images.flatten(1) @ self.weight
+
+
+def test_a_module_gets_tensors(world: World, gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Flip().to("cpu" if gpu == "emu" else gpu)
+    explainer = world.explainer(module, backend="cuda", device=gpu, max_batch=4)
+    asked = {"exemplars": world.ends[:4], "target": "any", "tolerance": 1 / 8}
+    found = explainer.explain(world.images[:4], **asked)
+    stepped = on_host(explainer, monkeypatch, world.images[:4], **asked)
+    np.testing.assert_array_equal(found.status, stepped.status)
+    np.testing.assert_array_equal(found.t_flip, stepped.t_flip)
+
+
+def test_without_capture_the_host_steps_and_says_why(world: World, gpu: str) -> None:
+    """A capture that fails, here because torch has no GPU, costs nothing but the graph."""
+    if gpu != "emu":
+        pytest.skip("on a GPU, the capture works: see test_a_graph_says_the_same")
+    explainer = world.explainer(Flip(), backend="cuda", device=gpu, max_batch=4)
+    calls = device_search.DeviceSearcher(explainer.backend, None)  # type: ignore[arg-type]
+    explainer._searcher = calls
+    real = calls.run
+    calls.run = lambda *args: real(args[0], args[1], True, args[3])  # type: ignore[method-assign]
+    asked = {"exemplars": world.ends[:2], "target": "any", "tolerance": 1 / 4}
+    first = explainer.explain(world.images[:2], **asked)
+    assert first.meta["stepping"] == "host"
+    second = explainer.explain(world.images[:2], **asked)
+    assert second.meta["stepping"].startswith("host: ")
+    assert_same(first, second)
+
+
+@pytest.mark.cuda
+def test_a_graph_says_the_same(world: World) -> None:
+    """Stepped from the host, captured, replayed; on another stream as well."""
+    explainer = world.explainer(Flip().cuda(), backend="cuda", device="cuda:0", max_batch=4)
+    asked = {"exemplars": world.ends[:4], "target": "any", "tolerance": 1 / 16}
+    results = [explainer.explain(world.images[:4], **asked) for _ in range(3)]
+    with torch.cuda.stream(torch.cuda.Stream()):
+        results.append(explainer.explain(world.images[:4], **asked))
+    assert [result.meta["stepping"] for result in results] == ["host", "graph", "graph", "graph"]
+    for result in results[1:]:
+        for name in set(FIELDS) - {"evaluations"}:
+            np.testing.assert_array_equal(getattr(results[0], name), getattr(result, name))
+
+
+def test_what_overflows_halves_is_searched_in_float32(world: World, gpu: str) -> None:
+    """Modulation that drives the residual stream beyond 65504."""
+    weights = dict(world.model.weights)
+    weights["modulation.linear2.bias"] = weights["modulation.linear2.bias"] + np.float32(1e6)
+    model = cf.CAE(world.model.config, weights)
+    asked = {"exemplars": world.ends[:2], "target": 1, "tolerance": 1 / 4, "frames": 0}
+    explainer = cf.Explainer(model, world.classifier, backend="cuda", device=gpu)
+    found = explainer.explain(world.images[:2], **asked)
+    exact = cf.Explainer(model, world.classifier, backend="cpu").explain(world.images[:2], **asked)
+    assert found.meta["computed_in_float32"] == [0, 1]
+    assert exact.meta["computed_in_float32"] == []
+    assert "non_finite" not in found.status
+    assert_same(found, exact)
+
+
+@pytest.mark.parametrize("outputs", ["logits", "probs", "sigmoid"])
+def test_logits_on_a_device_are_those_on_the_host(world: World, outputs: Any) -> None:
+    module = Flip(1 if outputs == "sigmoid" else 3)
+    if outputs == "probs":
+        module = torch.nn.Sequential(module, torch.nn.Softmax(dim=1))
+    classifier = cf.Classifier(
+        module, outputs=outputs, size=16, mean=[0.4], std=[0.3], batch=2, channels=1
+    )
+    images = torch.from_numpy(world.images)
+    there = classifier.on_device(images)
+    assert isinstance(there, torch.Tensor)
+    np.testing.assert_allclose(there.numpy(), classifier(images), rtol=1e-6, atol=1e-6)
+
+
+def test_outputs_on_a_device_are_checked(world: World) -> None:
+    images = torch.from_numpy(world.images)
+    classifier = cf.Classifier(lambda x: x.flatten(1)[:, :1], arrays="torch")
+    with pytest.raises(cf.ClassifierError, match="one output per image"):
+        classifier.on_device(images)
+    classifier = cf.Classifier(lambda x: x, arrays="torch")
+    with pytest.raises(cf.ClassifierError, match="expected numbers"):
+        classifier.on_device(images)
