@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// The GPU engine behind a C interface that only queues work on the caller's stream: no allocation,
+// no host wait, so that the calls can be timed, and captured into a CUDA graph, beside PyTorch's.
+// gpu_check.sh builds it into a library; probe.py calls it. Functions return 0, or -1 with the
+// reason in probe_error().
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "core/check.h"
+#include "engine/gpu_engine.h"
+
+namespace {
+
+using cae::gpu::Bump;
+using cae::gpu::DeviceBuffer;
+using cae::gpu::GpuEngine;
+using cae::gpu::PathPoints;
+using cae::gpu::SharedImages;
+using cae::gpu::Stream;
+
+thread_local std::string last_error;
+
+template <class Body>
+int guarded(const Body& body) {
+  try {
+    body();
+    return 0;
+  } catch (const std::exception& error) {
+    last_error = error.what();
+    return -1;
+  }
+}
+
+/// An engine and device memory for codes of up to max_batch images.
+struct Probe {
+  Probe(const cae::NetworkConfig& config, const cae::WeightMap& weights, int64_t max_batch,
+        int device)
+      : engine(config, weights, max_batch, device) {
+    const auto& first = engine.network().decoder_blocks.front();
+    uint16_t* stream = nullptr;
+    const auto plan = [&](Bump& bump) {
+      stream = bump.take<uint16_t>(max_batch * first.out_numel());
+      shared.first = cae::gpu::take_output(bump, first, max_batch);
+      own_image = bump.take<int32_t>(max_batch);
+      first_image = bump.take<int32_t>(max_batch);
+    };
+    Bump counter(nullptr);
+    plan(counter);
+    memory = DeviceBuffer(device, counter.used());
+    Bump bump(memory.data());
+    plan(bump);
+    codes = stream;
+    shared.stream = stream;
+    std::vector<int32_t> rows(static_cast<size_t>(max_batch));
+    std::iota(rows.begin(), rows.end(), 0);
+    const cae::gpu::DeviceGuard guard(device);
+    cae::gpu::copy_to_device(own_image, rows.data(), rows.size() * sizeof(int32_t), nullptr);
+    cae::gpu::fill_zero(first_image, rows.size() * sizeof(int32_t), nullptr);
+    cae::gpu::synchronize(nullptr);
+  }
+
+  void check_count(int64_t count) const {
+    CAE_CHECK(count >= 1 && count <= engine.max_batch(), "count must be in 1..", engine.max_batch(),
+              ", got ", count);
+  }
+
+  void hold(const float* individual, int64_t count, Stream queue) {
+    check_count(count);
+    engine.import_individual(individual, count, codes, queue);
+    engine.share(codes, count, shared.first, queue);
+  }
+
+  void decode(const float* class_code, const int32_t* image_index, int64_t count, float* images,
+              Stream queue) {
+    check_count(count);
+    const cae::gpu::DecodeBuffers& buffers = engine.decode_buffers();
+    engine.modulate(class_code, static_cast<int32_t>(count), buffers.table, queue);
+    PathPoints points;
+    points.count = static_cast<int32_t>(count);
+    points.image_index = image_index;
+    points.table = buffers.table;
+    engine.decode(shared, points, images, queue);
+  }
+
+  GpuEngine engine;
+  DeviceBuffer memory;
+  SharedImages shared;
+  uint16_t* codes = nullptr;
+  int32_t* own_image = nullptr;    // 0, 1, 2, ...
+  int32_t* first_image = nullptr;  // 0, 0, 0, ...
+};
+
+}  // namespace
+
+#define PROBE_API extern "C" __attribute__((visibility("default")))
+
+/// Why the last call of this thread failed.
+PROBE_API const char* probe_error() { return last_error.c_str(); }
+
+/// `sizes`: image_size, in_channels, channels, num_blocks, code_dim, modulation_width. Weights in
+/// host memory: names, data and shapes of four sizes each, of which `ranks` count. Null: failed.
+PROBE_API Probe* probe_open(const int64_t* sizes, int count, const char* const* names,
+                            const float* const* data, const int64_t* shapes, const int* ranks,
+                            int64_t max_batch, int device) {
+  Probe* opened = nullptr;
+  guarded([&] {
+    const cae::NetworkConfig config{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]};
+    cae::WeightMap weights;
+    for (int i = 0; i < count; ++i) {
+      const int64_t* shape = shapes + 4 * static_cast<int64_t>(i);
+      weights[names[i]] =
+          cae::TensorView<const float>(data[i], std::vector<int64_t>(shape, shape + ranks[i]));
+    }
+    cae::check_weights(config, weights);
+    opened = std::make_unique<Probe>(config, weights, max_batch, device).release();
+  });
+  return opened;
+}
+
+PROBE_API void probe_close(Probe* probe) { delete probe; }
+
+/// images [count][C][S][S] -> individual [count][4w][S/4][S/4], class_code [count][D], as float32;
+/// all arrays here and below in device memory.
+PROBE_API int probe_encode(Probe* probe, const float* images, int64_t count, float* individual,
+                           float* class_code, Stream stream) {
+  return guarded(
+      [&] { probe->engine.encode(images, count, nullptr, individual, class_code, stream); });
+}
+
+/// Point i of image i, everything included: import, first convolution, modulation, decoder.
+PROBE_API int probe_decode(Probe* probe, const float* individual, const float* class_code,
+                           int64_t count, float* images, Stream stream) {
+  return guarded([&] {
+    probe->hold(individual, count, stream);
+    probe->decode(class_code, probe->own_image, count, images, stream);
+  });
+}
+
+/// Prepares images for probe_path.
+PROBE_API int probe_hold(Probe* probe, const float* individual, int64_t count, Stream stream) {
+  return guarded([&] { probe->hold(individual, count, stream); });
+}
+
+/// Points of the first held image's path: modulation and decoder.
+PROBE_API int probe_path(Probe* probe, const float* class_code, int64_t count, float* images,
+                         Stream stream) {
+  return guarded([&] { probe->decode(class_code, probe->first_image, count, images, stream); });
+}
