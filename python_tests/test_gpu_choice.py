@@ -8,12 +8,13 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import missing_cuda
 
 import cae_fast as cf
 from cae_fast import _backend
-from cae_fast.backends import cuda, select_backend
+from cae_fast.backends import cuda, cuda_check, select_backend
 from cae_fast.testing import toy_model
 
 USABLE_GPU = cuda.usable_gpu  # which the fixture of all tests replaces
@@ -38,6 +39,8 @@ class Machine:
         monkeypatch.setattr(_backend, "check_cuda_device", self.check)
         monkeypatch.setattr(cuda, "usable_gpu", USABLE_GPU)
         monkeypatch.setattr(cuda, "CudaBackend", self.make)
+        self.wrong: dict[int, str] = {}
+        monkeypatch.setattr(cuda_check, "why_wrong", lambda index: self.wrong.get(index, ""))
 
     def check(self, index: int) -> None:
         self.checked.append(index)
@@ -114,6 +117,30 @@ def test_auto_takes_the_first_gpu_that_works(machine: Machine) -> None:
     machine.broken.add(2)
     assert machine.auto().name == "cpu"
     assert machine.auto(precision="fp16") == "GPU 0"  # which says what is wrong
+
+
+def test_auto_leaves_a_gpu_alone_that_computes_otherwise(machine: Machine) -> None:
+    machine.status["devices"] = [NEW]
+    machine.wrong[0] = "images of a small network are off by 1 of their norm"
+    with pytest.warns(RuntimeWarning, match="GPU 0 is left alone.*off by 1"):
+        assert machine.auto().name == "cpu"
+    assert machine.auto(precision="fp16") == "GPU 0"  # was asked for
+
+
+def test_a_small_network_is_compared(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = None if gpu == "emu" else 0
+    cuda_check.why_wrong.cache_clear()
+    assert cuda_check.why_wrong(index) == ""
+
+    def shifted(self: Any, images: Any) -> Any:
+        individual, codes = encode(self, images)
+        return individual, codes + 0.1 * np.abs(codes).max()
+
+    encode = cuda.CudaBackend.encode
+    monkeypatch.setattr(cuda.CudaBackend, "encode", shifted)
+    cuda_check.why_wrong.cache_clear()
+    assert "class codes of a small network are off by" in cuda_check.why_wrong(index)
+    cuda_check.why_wrong.cache_clear()
 
 
 def test_auto_heeds_device_and_precision(machine: Machine) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from ..errors import BackendUnavailable, missing_extra
 from ..model import CAE, CAEConfig
 from .base import Backend, DecodeSession
@@ -45,8 +47,8 @@ def select_backend(
 
     Args:
         name: "cpu", "cuda" (the native engine on an NVIDIA GPU of compute capability 8.0 or later),
-            "torch", "tensorrt", or "auto": "cuda" where it can run and `device` and `precision`
-            allow, else "cpu".
+            "torch", "tensorrt", or "auto": "cuda" where it can run, computes a small network as
+            the CPU does, and `device` and `precision` allow, else "cpu".
         model: Configuration and weights.
         device: Of "torch", what torch knows. Of "cuda", a GPU as "cuda:1" or "1" (None and "cuda"
             are the first; for "auto" the first that is usable), or "emu": its kernels in an
@@ -106,14 +108,23 @@ def select_backend(
 
 def _choose(device: str | None, precision: str) -> tuple[str, str | None]:
     """Backend and device that "auto" means."""
+    from . import cuda_check
     from .cuda import EMULATOR, usable_gpu
 
     if device is None:
         if _PRECISIONS[precision] not in (None, "float16"):
             return "cpu", None
         gpu = usable_gpu()
-        if gpu is None and _PRECISIONS[precision] is None:
-            return "cpu", None
+        if _PRECISIONS[precision] is None:
+            if gpu is None:
+                return "cpu", None
+            if why := cuda_check.why_wrong(gpu):
+                warnings.warn(
+                    f"GPU {gpu} is left alone, the CPU explains: {why}",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+                return "cpu", None
         return "cuda", f"cuda:{gpu or 0}"
     if device == "cpu":
         return "cpu", device
