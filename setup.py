@@ -38,10 +38,17 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
+# The emulator of the CUDA kernels is for tests: built only where CMake is told to.
+EMULATED = "-DCAE_EMU=ON" in shlex.split(os.environ.get("CAE_CMAKE_ARGS", ""))
+NAMES = ["cae_fast._C", *(["cae_fast._C_emu"] if EMULATED else [])]
+
+
 class CMakeBuild(build_ext):
     """Runs CMake where setuptools would run the compiler."""
 
     def build_extension(self, ext: Extension) -> None:
+        if ext.name != NAMES[0]:
+            return  # built and installed with the first
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
         cmake = find_tool("cmake")
@@ -70,6 +77,6 @@ class CMakeBuild(build_ext):
 
 
 setup(
-    ext_modules=[Extension("cae_fast._C", sources=[])],
+    ext_modules=[Extension(name, sources=[]) for name in NAMES],
     cmdclass={"build_ext": CMakeBuild},
 )

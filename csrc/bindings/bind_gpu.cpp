@@ -56,8 +56,8 @@ void check_individual(const GpuEngine& engine, const std::vector<int64_t>& shape
 
 DeviceArray make_images(const GpuEngine& engine, int64_t count) {
   const cae::NetworkConfig& config = engine.config();
-  return {{count, config.in_channels, config.image_size, config.image_size}, kDlFloat,
-          engine.device()};
+  return {
+      {count, config.in_channels, config.image_size, config.image_size}, kDlFloat, engine.device()};
 }
 
 py::tuple encode(GpuEngine& engine, const py::object& images, const py::object& stream) {
@@ -66,9 +66,9 @@ py::tuple encode(GpuEngine& engine, const py::object& images, const py::object& 
   check_images(engine, argument.shape());
   const cae::NetworkConfig& config = engine.config();
   const int64_t count = argument.shape()[0];
-  const DeviceArray individual({count, config.code_channels(), config.code_size(),
-                                config.code_size()},
-                               kDlFloat, engine.device());
+  const DeviceArray individual(
+      {count, config.code_channels(), config.code_size(), config.code_size()}, kDlFloat,
+      engine.device());
   const DeviceArray class_code({count, config.code_dim}, kDlFloat, engine.device());
   without_gil([&] {
     const Lock lock(engine.turn());
@@ -118,15 +118,14 @@ std::shared_ptr<GpuSession> make_session(const std::shared_ptr<GpuEngine>& engin
   const DeviceArgument source(individual, "individual", kDlFloat, engine->device(), queue);
   const DeviceArgument lines(vertices, "vertices", kDlFloat, engine->device(), queue);
   check_individual(*engine, source.shape());
-  cae::check_shape(lines.shape(), "vertices",
-                   {source.shape()[0], "V", engine->config().code_dim});
+  cae::check_shape(lines.shape(), "vertices", {source.shape()[0], "V", engine->config().code_dim});
   CAE_CHECK(lines.shape()[1] <= INT32_MAX, "vertices has too many vertices");
   std::shared_ptr<GpuSession> session;
   without_gil([&] {
     const Lock lock(engine->turn());
-    session = std::make_shared<GpuSession>(engine, source.floats(), source.shape()[0],
-                                           lines.floats(), static_cast<int32_t>(lines.shape()[1]),
-                                           steps, queue);
+    session =
+        std::make_shared<GpuSession>(engine, source.floats(), source.shape()[0], lines.floats(),
+                                     static_cast<int32_t>(lines.shape()[1]), steps, queue);
   });
   return session;
 }

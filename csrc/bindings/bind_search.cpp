@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "bindings/bind.h"
-#include "bindings/integers.h"
 #include "bindings/flip_method.h"
+#include "bindings/integers.h"
 #include "core/check.h"
 #include "search/flip_search_host.h"
 

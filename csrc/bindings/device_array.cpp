@@ -53,6 +53,7 @@ bool is_contiguous(const DlTensor& tensor) {
 }  // namespace
 
 gpu::Stream read_stream(const py::object& stream) {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): a handle that Python holds as a number
   return reinterpret_cast<gpu::Stream>(read_integer<int64_t>(stream, "stream"));
 }
 

@@ -117,17 +117,17 @@ PackedConv pack_conv(ConvKind kind, const float* weight, int64_t out, int64_t in
                      const float* in_scale) {
   PackedConv packed;
   packed.kind = kind;
-  packed.in_channels =
-      kind == ConvKind::kImage7x7 ? static_cast<int32_t>(in) : stored_channels(in);
+  packed.in_channels = kind == ConvKind::kImage7x7 ? static_cast<int32_t>(in) : stored_channels(in);
   packed.out_channels = stored_channels(out);
   packed.real_channels = static_cast<int32_t>(out);
   const std::vector<float> ones(static_cast<size_t>(packed.out_channels), 1.0F);
   const int kernel = kernel_size(kind);
-  packed.scale = output_scales(kind, {weight, in_scale, out, in, kernel, ones}, packed.out_channels);
+  packed.scale =
+      output_scales(kind, {weight, in_scale, out, in, kernel, ones}, packed.out_channels);
 
   const WeightSource source{weight, in_scale, out, in, kernel, packed.scale};
-  const auto epilogue = kind == ConvKind::kUpsample ? ConvEpilogue::kShuffle
-                                                    : ConvEpilogue::kMoments;
+  const auto epilogue =
+      kind == ConvKind::kUpsample ? ConvEpilogue::kShuffle : ConvEpilogue::kMoments;
   const int pieces = conv_pieces(conv_columns(epilogue, packed.out_channels));
   const int k_blocks = conv_k_blocks(kind, packed.in_channels);
   const int k_size = kind == ConvKind::kImage7x7 ? kConvImageKBlock : kConvKBlock;

@@ -29,7 +29,8 @@ constexpr int32_t stored_channels(int64_t channels) {
 /// weight [out][in][k][k] of the kind's own k: 3, 4, 7, 5. `in_scale` [in], or null for ones: what
 /// the inputs were multiplied by, undone here. Each output's weights are scaled to unit norm by a
 /// power of two, kUpsample's all by one: halves then overflow only where normalised inputs are
-/// themselves beyond what halves hold. Throws std::invalid_argument for weights that are not finite.
+/// themselves beyond what halves hold. Throws std::invalid_argument for weights that are not
+/// finite.
 PackedConv pack_conv(ConvKind kind, const float* weight, int64_t out, int64_t in,
                      const float* in_scale);
 

@@ -12,12 +12,13 @@ void check_params(const ConvParams& p) {
             "convolution of ", p.in_height, " x ", p.in_width, " pixels");
   CAE_CHECK(pixels * p.in_channels <= kMost, "an image of ", pixels, " pixels and ", p.in_channels,
             " channels is too large for one row");
-  CAE_CHECK(p.block_columns == 64 ||
-                (p.block_columns == 128 &&
-                 (p.kind == ConvKind::kConv3x3 || p.kind == ConvKind::kUpsample) &&
-                 conv_pieces(conv_columns(p.epilogue, p.out_channels)) % 2 == 0),
-            "block_columns must be 64, or 128 for 3x3 and upsampling where it divides the columns, "
-            "got ", p.block_columns);
+  CAE_CHECK(
+      p.block_columns == 64 || (p.block_columns == 128 &&
+                                (p.kind == ConvKind::kConv3x3 || p.kind == ConvKind::kUpsample) &&
+                                conv_pieces(conv_columns(p.epilogue, p.out_channels)) % 2 == 0),
+      "block_columns must be 64, or 128 for 3x3 and upsampling where it divides the columns, "
+      "got ",
+      p.block_columns);
   CAE_CHECK(p.out_channels % 8 == 0 && p.real_channels <= p.out_channels,
             "out_channels must be a multiple of 8, got ", p.out_channels);
   const bool image = p.kind == ConvKind::kImage7x7;

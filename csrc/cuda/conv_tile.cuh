@@ -43,21 +43,20 @@ struct ConvConfig {
   static constexpr int kRowTiles = kConvTileHeight / kWarpsM;  // m16 tiles of a warp
   static constexpr int kWarpColumns = kColumns / kWarpsN;
   static constexpr int kN8 = kWarpColumns / 8;
-  static constexpr int kK16 = Shape::kBlock / 16 / kWarpsK;     // k16 steps per stage of a warp
+  static constexpr int kK16 = Shape::kBlock / 16 / kWarpsK;  // k16 steps per stage of a warp
   // Weights are packed in pieces of kConvColumns columns, whatever a block takes of them.
   static constexpr int kPieces = kColumns / kConvColumns;
   static constexpr int kPieceBytes = kConvColumns * Shape::kBlock * 2;
   static constexpr int kStageBytes = kPieces * kPieceBytes;
   static constexpr int kVectors =
       (Shape::kPatchPixels * Shape::kGroups + kThreads - 1) / kThreads;  // of a thread and patch
-  static constexpr int kStagingPitch = kColumns * 2 + 16;  // bytes per pixel
+  static constexpr int kStagingPitch = kColumns * 2 + 16;                // bytes per pixel
   static constexpr int kWeightsAt = 2 * Shape::kPatchBytes;
   static constexpr int kNormAt = kWeightsAt + kStages * kStageBytes;
   static constexpr int kPixels = kConvTileHeight * kConvTileWidth;
   // The epilogue reuses patches and weights: sums exchanged between k-groups or the staged tile,
   // then sums of columns.
-  static constexpr int kExchange =
-      kWarpsK > 1 ? kThreads * (kRowTiles / 2) * kN8 * 16 : 0;
+  static constexpr int kExchange = kWarpsK > 1 ? kThreads * (kRowTiles / 2) * kN8 * 16 : 0;
   static constexpr int kStaged = kPixels * kStagingPitch;
   static constexpr int kSumsAt = kExchange > kStaged ? kExchange : kStaged;
   static constexpr int kSumRows = kWarpsM * kWarpsK;

@@ -51,8 +51,8 @@ struct ConvParams {
   int32_t in_channels = 0;  // as stored: a multiple of 8; kImage7x7: 1 to 4
   int32_t out_height = 0;
   int32_t out_width = 0;
-  int32_t out_channels = 0;   // as stored, a multiple of 8; kShuffle: of each phase
-  int32_t real_channels = 0;  // of them, how many are not padding
+  int32_t out_channels = 0;    // as stored, a multiple of 8; kShuffle: of each phase
+  int32_t real_channels = 0;   // of them, how many are not padding
   int32_t block_columns = 64;  // columns per block, 64 or 128: the same results, bit for bit
   NormInput norm;
   const uint16_t* y = nullptr;          // [.][in_height][in_width][in_channels] half
@@ -65,8 +65,8 @@ struct ConvParams {
   const float* ring_rows = nullptr;     // kShuffle: [rows][2][2 * width][out_channels]
   const float* ring_columns = nullptr;  //           [rows][2][2 * height][out_channels]
   uint16_t* out = nullptr;  // [rows][out_height][out_width][out_channels], kShuffle: twice the size
-  float* partials = nullptr;  // (mean, M2): [rows][tiles][out_channels][2], kShuffle:
-                              // [rows][tiles][pieces][2]
+  float* partials = nullptr;            // (mean, M2): [rows][tiles][out_channels][2], kShuffle:
+                                        // [rows][tiles][pieces][2]
   const int32_t* y_row = nullptr;       // row of y and its moments; null: the slot itself
   const int32_t* stream_row = nullptr;  // row of stream_in
   const int32_t* mod_row = nullptr;     // row of gamma and beta
@@ -84,7 +84,9 @@ CAE_HD constexpr int conv_columns(ConvEpilogue epilogue, int out_channels) {
   return epilogue == ConvEpilogue::kShuffle ? 4 * out_channels : out_channels;
 }
 /// Pieces of kConvColumns columns.
-CAE_HD constexpr int conv_pieces(int columns) { return (columns + kConvColumns - 1) / kConvColumns; }
+CAE_HD constexpr int conv_pieces(int columns) {
+  return (columns + kConvColumns - 1) / kConvColumns;
+}
 /// Steps of kConvKBlock (kImage7x7: of kConvImageKBlock) inputs.
 CAE_HD constexpr int conv_k_blocks(ConvKind kind, int in_channels) {
   const int blocks = (in_channels + kConvKBlock - 1) / kConvKBlock;

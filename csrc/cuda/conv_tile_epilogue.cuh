@@ -20,8 +20,8 @@ struct TileEpilogue {
   uint32_t smem;
   int tid;
   int lane;
-  int row0;   // of the tile, first pixel row of this warp
-  int column; // of the block, first column of this thread
+  int row0;    // of the tile, first pixel row of this warp
+  int column;  // of the block, first column of this thread
   int sum_row;
 
   KFN_MEMBER int pixel_x(int q) const { return (lane >> 2) + 8 * (q >> 1); }
@@ -183,8 +183,7 @@ struct TileEpilogue {
     UNROLL for (int m = 1; m < 32; m <<= 1) { m2 += dev::shfl_xor(m2, m); }
     if (lane == 0) {
       const int64_t part = static_cast<int64_t>(at.slot) * dev::gx() + at.tile;
-      float* moments =
-          p.partials + ((part * dev::gy() + at.block) * Config::kPieces + piece) * 2;
+      float* moments = p.partials + ((part * dev::gy() + at.block) * Config::kPieces + piece) * 2;
       dev::store(moments, mean);
       dev::store(moments + 1, m2);
     }
@@ -244,7 +243,9 @@ KFN void merge_k_groups(const float (&acc)[Config::kRowTiles][Config::kN8][4],
   constexpr int kRows = Config::kRowTiles / Config::kWarpsK;
   if constexpr (Config::kWarpsK == 1) {
     UNROLL for (int i = 0; i < kRows; ++i) UNROLL for (int j = 0; j < Config::kN8; ++j)
-        UNROLL for (int q = 0; q < 4; ++q) { r[i][j][q] = acc[i][j][q]; }
+        UNROLL for (int q = 0; q < 4; ++q) {
+      r[i][j][q] = acc[i][j][q];
+    }
   } else {
     constexpr int kPeers = Config::kWarpsM * Config::kWarpsN;
     const int other = k_group == 0 ? warp + kPeers : warp - kPeers;

@@ -35,7 +35,8 @@ KFN void multiply_tap(float (&acc)[Config::kRowTiles][Config::kN8][4], uint32_t 
     UNROLL for (int j = 0; j < Config::kN8 / 2; ++j) {
       dev::ldsm4(b[j], weights + (kk * 2 * kConvColumns + j * 16) * 16);
     }
-    UNROLL for (int i = 0; i < Config::kRowTiles; ++i) UNROLL for (int j = 0; j < Config::kN8; ++j) {
+    UNROLL for (int i = 0; i < Config::kRowTiles; ++i)
+        UNROLL for (int j = 0; j < Config::kN8; ++j) {
       dev::mma16816(acc[i][j], a[i], b[j / 2][(j & 1) * 2], b[j / 2][(j & 1) * 2 + 1]);
     }
   }
@@ -84,8 +85,7 @@ KFN void accumulate(float (&acc)[Config::kRowTiles][Config::kN8][4], const Loade
         }
       }
       const int shift = tap / Shape::kTapsX * Shape::kPatchWidth + tap % Shape::kTapsX;
-      multiply_tap<Config>(acc, patch + shift * 16,
-                           ring + rd * Config::kStageBytes + weight_at);
+      multiply_tap<Config>(acc, patch + shift * 16, ring + rd * Config::kStageBytes + weight_at);
       rd = rd + 1 == kStages ? 0 : rd + 1;
     }
   }
@@ -144,17 +144,17 @@ KERNEL void __launch_bounds__(Config::kThreads) conv_tile_kernel(const ConvParam
   }
   float acc[Config::kRowTiles][Config::kN8][4];
   UNROLL for (int i = 0; i < Config::kRowTiles; ++i) UNROLL for (int j = 0; j < Config::kN8; ++j)
-      UNROLL for (int q = 0; q < 4; ++q) { acc[i][j][q] = 0.0F; }
+      UNROLL for (int q = 0; q < 4; ++q) {
+    acc[i][j][q] = 0.0F;
+  }
   const uint32_t k_offset = k_group * Config::kK16 * 2;
-  const uint32_t patch_at =
-      (k_offset + (lane >> 4)) * Shape::kGroupPitch +
-      (warp_m * Config::kRowTiles * Shape::kPatchWidth + (lane & 15)) * 16;
+  const uint32_t patch_at = (k_offset + (lane >> 4)) * Shape::kGroupPitch +
+                            (warp_m * Config::kRowTiles * Shape::kPatchWidth + (lane & 15)) * 16;
   const int warp_column = warp_n * Config::kWarpColumns;
-  const uint32_t weight_at =
-      warp_column / kConvColumns * Config::kPieceBytes +
-      ((k_offset + ((lane >> 3) & 1)) * kConvColumns + warp_column % kConvColumns +
-       ((lane >> 4) << 3) + (lane & 7)) *
-          16;
+  const uint32_t weight_at = warp_column / kConvColumns * Config::kPieceBytes +
+                             ((k_offset + ((lane >> 3) & 1)) * kConvColumns +
+                              warp_column % kConvColumns + ((lane >> 4) << 3) + (lane & 7)) *
+                                 16;
   accumulate<Config>(acc, loader, weights, smem, patch_at, weight_at, k_blocks, tid);
   dev::pdl_launch();
   dev::cp_wait<0>();
@@ -163,15 +163,14 @@ KERNEL void __launch_bounds__(Config::kThreads) conv_tile_kernel(const ConvParam
   constexpr int kRows = Config::kRowTiles / Config::kWarpsK;
   float r[kRows][Config::kN8][4];
   merge_k_groups<Config>(acc, r, smem, warp, lane, k_group);
-  const TileEpilogue<Config, kEpilogue> epilogue{
-      p,
-      at,
-      smem,
-      tid,
-      lane,
-      warp_m * Config::kRowTiles + k_group * kRows,
-      warp_n * Config::kWarpColumns + (lane & 3) * 2,
-      warp_m * Config::kWarpsK + k_group};
+  const TileEpilogue<Config, kEpilogue> epilogue{p,
+                                                 at,
+                                                 smem,
+                                                 tid,
+                                                 lane,
+                                                 warp_m * Config::kRowTiles + k_group * kRows,
+                                                 warp_n * Config::kWarpColumns + (lane & 3) * 2,
+                                                 warp_m * Config::kWarpsK + k_group};
   epilogue.run(r);
 }
 

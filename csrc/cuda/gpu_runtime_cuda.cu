@@ -63,11 +63,10 @@ void copy_rows_on_device(float* dst, int64_t dst_pitch, const float* src, int64_
   if (count == 0 || rows == 0) {
     return;
   }
-  CAE_CUDA_CHECK(cudaMemcpy2DAsync(dst, static_cast<size_t>(dst_pitch) * sizeof(float), src,
-                                   static_cast<size_t>(src_pitch) * sizeof(float),
-                                   static_cast<size_t>(count) * sizeof(float),
-                                   static_cast<size_t>(rows), cudaMemcpyDeviceToDevice,
-                                   static_cast<cudaStream_t>(stream)));
+  CAE_CUDA_CHECK(cudaMemcpy2DAsync(
+      dst, static_cast<size_t>(dst_pitch) * sizeof(float), src,
+      static_cast<size_t>(src_pitch) * sizeof(float), static_cast<size_t>(count) * sizeof(float),
+      static_cast<size_t>(rows), cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(stream)));
 }
 
 void fill_zero(void* dst, size_t bytes, Stream stream) {

@@ -95,8 +95,8 @@ class Decoding {
   LayerInput modulated(int64_t block, int index, const LayerOutput& output) const {
     LayerInput input;
     input.prologue = ConvPrologue::kAffineRelu;
-    input.norm = reading(network_.modulated(conv(block, index), block, index, points_.table),
-                         output);
+    input.norm =
+        reading(network_.modulated(conv(block, index), block, index, points_.table), output);
     input.y = output.values;
     input.mod_row = points_.mod_row;
     input.active = points_.active;
@@ -137,9 +137,9 @@ void GpuEngine::decode(const SharedImages& shared, const PathPoints& points, flo
   decoding.run_output(images);
 }
 
-void GpuEngine::decode_codes(const float* individual, int64_t images_count,
-                             const float* class_code, const int32_t* image_index, int64_t count,
-                             float* images, Stream queue) {
+void GpuEngine::decode_codes(const float* individual, int64_t images_count, const float* class_code,
+                             const int32_t* image_index, int64_t count, float* images,
+                             Stream queue) {
   const DeviceGuard guard(device());
   const DecodeBuffers& buffers = workspace_.decode;
   const int64_t stream_numel = network_.decoder_blocks.front().out_numel();
@@ -177,8 +177,8 @@ GpuSession::GpuSession(std::shared_ptr<GpuEngine> engine, const float* individua
     : engine_(std::move(engine)), count_(count), vertex_count_(vertex_count), grid_(grid) {
   CAE_CHECK(grid >= 1, "grid must be at least 1, got ", grid);
   CAE_CHECK(vertex_count >= 1 && vertex_count <= cuda::kMaxPathVertices,
-            "vertices must be [N, V, D] with V in 1..", cuda::kMaxPathVertices, ", got V = ",
-            vertex_count);
+            "vertices must be [N, V, D] with V in 1..", cuda::kMaxPathVertices,
+            ", got V = ", vertex_count);
   const DeviceGuard guard(engine_->device());
   const GpuConv& first = engine_->network().decoder_blocks.front();
   const int64_t vertex_numel = count * vertex_count * engine_->config().code_dim;

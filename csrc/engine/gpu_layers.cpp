@@ -12,8 +12,8 @@ constexpr int64_t kManyBlocks = 2 * 132;
 int32_t choose_columns(const cuda::ConvParams& p, int32_t rows) {
   const bool can = p.kind == cuda::ConvKind::kConv3x3 || p.kind == cuda::ConvKind::kUpsample;
   const int pieces = cuda::conv_pieces(cuda::conv_columns(p.epilogue, p.out_channels));
-  const int64_t wide = static_cast<int64_t>(rows) * cuda::conv_tiles(p.out_height, p.out_width) *
-                       (pieces / 2);
+  const int64_t wide =
+      static_cast<int64_t>(rows) * cuda::conv_tiles(p.out_height, p.out_width) * (pieces / 2);
   const bool even = pieces % 2 == 0;
   return can && even && wide >= kManyBlocks ? 128 : 64;
 }
@@ -26,8 +26,8 @@ cuda::NormInput reading(const cuda::NormInput& norm, const LayerOutput& output) 
   return bound;
 }
 
-void run_conv(const GpuConv& conv, const LayerInput& input, const LayerOutput& output,
-              int32_t rows, Stream queue) {
+void run_conv(const GpuConv& conv, const LayerInput& input, const LayerOutput& output, int32_t rows,
+              Stream queue) {
   cuda::ConvParams p = conv.params;
   p.rows = rows;
   p.prologue = input.prologue;

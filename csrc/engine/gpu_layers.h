@@ -9,7 +9,7 @@ namespace cae::gpu {
 /// What a convolution reads.
 struct LayerInput {
   cuda::ConvPrologue prologue = cuda::ConvPrologue::kPlain;
-  cuda::NormInput norm;                 // with the pointers of the call
+  cuda::NormInput norm;  // with the pointers of the call
   const uint16_t* y = nullptr;
   const float* image = nullptr;
   const uint16_t* stream_in = nullptr;
@@ -26,7 +26,7 @@ struct LayerInput {
 cuda::NormInput reading(const cuda::NormInput& norm, const LayerOutput& output);
 
 /// Convolves `rows` rows and merges the moments where there are many.
-void run_conv(const GpuConv& conv, const LayerInput& input, const LayerOutput& output,
-              int32_t rows, Stream queue);
+void run_conv(const GpuConv& conv, const LayerInput& input, const LayerOutput& output, int32_t rows,
+              Stream queue);
 
 }  // namespace cae::gpu

@@ -2,6 +2,7 @@
 #include "engine/gpu_network.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "cuda/moments_cuda.h"
 #include "cuda/output_conv_cuda.h"
@@ -54,8 +55,8 @@ float sum_of(const std::vector<float>& values) {
 std::vector<float> pad_bias(const GpuConv& conv, const float* bias) {
   const cuda::ConvParams& p = conv.params;
   const int columns = cuda::conv_columns(p.epilogue, p.out_channels);
-  std::vector<float> padded(
-      static_cast<size_t>(cuda::conv_pieces(columns)) * cuda::kConvColumns, 0.0F);
+  std::vector<float> padded(static_cast<size_t>(cuda::conv_pieces(columns)) * cuda::kConvColumns,
+                            0.0F);
   for (int n = 0; n < columns; ++n) {
     const int o = n % p.out_channels;
     if (o < p.real_channels) {
@@ -105,7 +106,7 @@ void GpuNetwork::set_moments(GpuConv& conv) {
         pieces.push_back(pixels * columns);
       }
     }
-    counts = pieces;
+    counts = std::move(pieces);
     eps[0] *= conv.scale[0];
   } else {
     for (size_t c = 0; c < eps.size(); ++c) {
@@ -125,8 +126,8 @@ void GpuNetwork::set_moments(GpuConv& conv) {
 GpuConv GpuNetwork::make_conv(ConvKind kind, ConvEpilogue epilogue, const WeightMap& weights,
                               const ConvSpec& spec, const std::vector<float>* in_scale) {
   const float* weight = weights.at(spec.name + ".weight").data;
-  const cuda::PackedConv packed = cuda::pack_conv(
-      kind, weight, spec.out_channels, spec.in_channels, in_scale ? in_scale->data() : nullptr);
+  const cuda::PackedConv packed = cuda::pack_conv(kind, weight, spec.out_channels, spec.in_channels,
+                                                  in_scale ? in_scale->data() : nullptr);
   GpuConv conv;
   conv.scale = packed.scale;
   cuda::ConvParams& p = conv.params;
@@ -191,12 +192,10 @@ void GpuNetwork::make_class_encoder(const WeightMap& weights) {
 void GpuNetwork::make_upsample(const WeightMap& weights, const ConvSpec& spec, int index) {
   GpuConv conv = make_conv(ConvKind::kUpsample, ConvEpilogue::kShuffle, weights, spec, nullptr);
   const std::string norm = concat("decoder.norm", index);
-  conv.moments.norm.gamma =
-      keep(pad_channels(weights.at(norm + ".gamma").data, spec.out_channels));
+  conv.moments.norm.gamma = keep(pad_channels(weights.at(norm + ".gamma").data, spec.out_channels));
   conv.moments.norm.beta = keep(pad_channels(weights.at(norm + ".beta").data, spec.out_channels));
-  rings.push_back(keep(cuda::pack_upsample_ring(weights.at(spec.name + ".weight").data,
-                                                spec.out_channels, spec.in_channels,
-                                                conv.scale[0])));
+  rings.push_back(keep(cuda::pack_upsample_ring(
+      weights.at(spec.name + ".weight").data, spec.out_channels, spec.in_channels, conv.scale[0])));
   upsamples.push_back(std::move(conv));
 }
 
@@ -238,12 +237,12 @@ GpuNetwork build_gpu_network(const NetworkConfig& config, const WeightMap& weigh
         network.make_conv(kind, ConvEpilogue::kMoments, weights, spec, nullptr));
   }
   for (const ConvSpec& spec : block_specs(config, "individual_encoder")) {
-    network.individual_blocks.push_back(network.make_conv(
-        ConvKind::kConv3x3, ConvEpilogue::kMoments, weights, spec, nullptr));
+    network.individual_blocks.push_back(
+        network.make_conv(ConvKind::kConv3x3, ConvEpilogue::kMoments, weights, spec, nullptr));
   }
   for (const ConvSpec& spec : block_specs(config, "decoder")) {
-    network.decoder_blocks.push_back(network.make_conv(
-        ConvKind::kConv3x3, ConvEpilogue::kMoments, weights, spec, nullptr));
+    network.decoder_blocks.push_back(
+        network.make_conv(ConvKind::kConv3x3, ConvEpilogue::kMoments, weights, spec, nullptr));
   }
   int index = 0;
   for (const ConvSpec& spec : upsample_specs(config)) {
@@ -257,9 +256,9 @@ GpuNetwork build_gpu_network(const NetworkConfig& config, const WeightMap& weigh
   network.modulation.push_back(network.make_linear(
       weights, "modulation.linear2",
       grouped_places(config.num_blocks * 4, config.code_channels(), network.stored_width())));
-  const cuda::PackedOutputConv out = cuda::pack_output_conv(
-      weights.at("decoder.out.weight").data, weights.at("decoder.out.bias").data,
-      config.in_channels, config.channels);
+  const cuda::PackedOutputConv out = cuda::pack_output_conv(weights.at("decoder.out.weight").data,
+                                                            weights.at("decoder.out.bias").data,
+                                                            config.in_channels, config.channels);
   network.output_weights = network.keep(out.weights);
   network.output_scale = network.keep(out.scale);
   network.output_bias = network.keep(out.bias);

@@ -14,10 +14,10 @@ namespace cae::gpu {
 
 /// What the layer after a convolution needs to normalise its output. Many parts are merged to few.
 struct LayerMoments {
-  cuda::NormInput norm;                  // all but the pointers of a call
-  int32_t parts = 0;                     // that the convolution leaves
-  const float* counts = nullptr;         // of those
-  int64_t floats_per_part = 0;           // of one row
+  cuda::NormInput norm;           // all but the pointers of a call
+  int32_t parts = 0;              // that the convolution leaves
+  const float* counts = nullptr;  // of those
+  int64_t floats_per_part = 0;    // of one row
   bool merged() const { return parts != norm.parts; }
 };
 

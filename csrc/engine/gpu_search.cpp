@@ -81,8 +81,8 @@ void GpuSearch::plan_memory(Bump& bump) {
   }
   saliency_workspace_ = bump.take<float>(
       n * cuda::saliency_parts(static_cast<int32_t>(config.image_size * config.image_size)));
-  finite_ = bump.take<int32_t>(points *
-                               cuda::output_tiles(static_cast<int32_t>(config.image_size)));
+  finite_ =
+      bump.take<int32_t>(points * cuda::output_tiles(static_cast<int32_t>(config.image_size)));
   flips_.states = bump.take<search::FlipState>(n);
   flips_.image_index = bump.take<int32_t>(points);
   flips_.step = bump.take<int32_t>(points);

@@ -25,16 +25,16 @@ struct DeviceBank {
 
 struct SearchPlan {
   search::FlipRules rules;
-  int32_t images = 0;     // N, at least 1
-  int32_t vertices = 2;   // V of each path; 2: from the image's code to its exemplars'
-  int32_t exemplars = 1;  // k bank rows averaged
+  int32_t images = 0;          // N, at least 1
+  int32_t vertices = 2;        // V of each path; 2: from the image's code to its exemplars'
+  int32_t exemplars = 1;       // k bank rows averaged
   bool against_image = false;  // differences are to the image, not to its reconstruction
 };
 
 class GpuSearch {
  public:
-  /// `bank` may be null: then ends of the paths are given. Throws std::invalid_argument for rules out of range,
-  /// OutOfDeviceMemory.
+  /// `bank` may be null: then ends of the paths are given. Throws std::invalid_argument for rules
+  /// out of range, OutOfDeviceMemory.
   GpuSearch(std::shared_ptr<GpuEngine> engine, const SearchPlan& plan,
             std::shared_ptr<const DeviceBank> bank);
 
@@ -45,18 +45,18 @@ class GpuSearch {
   int32_t max_points() const { return flips_.max_points; }
 
   // What the caller fills before begin(), device memory:
-  float* images() const { return images_; }           // [N][C][S][S]
-  int32_t* wanted() const { return wanted_; }          // [N] class, -1 any, -2 runner-up
-  int32_t* left_out() const { return left_out_; }      // [N] not 0: not searched
-  int32_t* reachable() const { return reachable_; }    // [K]
-  float* paths() const { return vertices_; }           // [N][V][D]: given() only
+  float* images() const { return images_; }          // [N][C][S][S]
+  int32_t* wanted() const { return wanted_; }        // [N] class, -1 any, -2 runner-up
+  int32_t* left_out() const { return left_out_; }    // [N] not 0: not searched
+  int32_t* reachable() const { return reachable_; }  // [K]
+  float* paths() const { return vertices_; }         // [N][V][D]: given() only
   // What it reads:
   float* points() const { return points_; }  // [N k][C][S][S] decoded by the last round
   const cuda::FlipBuffers& flips() const { return flips_; }
   float* counterfactual() const { return counterfactual_; }  // [N][C][S][S]
   float* reconstruction() const { return reconstruction_; }
   float* difference() const { return difference_; }
-  float* saliency() const { return saliency_; }   // [N][S][S]
+  float* saliency() const { return saliency_; }      // [N][S][S]
   int32_t* exemplars() const { return exemplars_; }  // [N][k] bank rows, -1 where none was needed
   int32_t* missing() const { return missing_; }      // [N] rows that the bank has too few, or null
   float* class_codes() const { return codes_; }      // [N][D]

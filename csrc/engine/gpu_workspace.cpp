@@ -55,8 +55,8 @@ void GpuWorkspace::plan(const GpuNetwork& network, Bump& bump) {
   decode.second = take_output(bump, network.decoder_blocks.front(), rows);
   decode.image_index = bump.take<int32_t>(rows);
   decode.step = bump.take<int32_t>(rows);
-  decode.finite = bump.take<int32_t>(
-      rows * cuda::output_tiles(static_cast<int32_t>(config.image_size)));
+  decode.finite =
+      bump.take<int32_t>(rows * cuda::output_tiles(static_cast<int32_t>(config.image_size)));
   stream = bump.take<uint16_t>(rows * stream_numel);
   shared = take_output(bump, network.decoder_blocks.front(), rows);
 }

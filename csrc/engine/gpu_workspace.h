@@ -48,8 +48,8 @@ struct DecodeBuffers {
   float* codes = nullptr;
   float* hidden[2] = {};
   float* table = nullptr;
-  LayerOutput first;     // of a block's first convolution
-  LayerOutput second;    // of its second
+  LayerOutput first;   // of a block's first convolution
+  LayerOutput second;  // of its second
   LayerOutput upsamples[2];
   float* ring_rows[2] = {};
   float* ring_columns[2] = {};

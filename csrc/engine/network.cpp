@@ -81,9 +81,9 @@ Network build_network(const NetworkConfig& config, const WeightMap& weights,
     network.upsamples.push_back(
         read_upsample(weights, upsamples[static_cast<size_t>(i)], i, arithmetic));
   }
-  network.out = plan_output_conv(weights.at("decoder.out.weight"),
-                                 weights.at("decoder.out.bias").data, config.image_size,
-                                 config.image_size, arithmetic);
+  network.out =
+      plan_output_conv(weights.at("decoder.out.weight"), weights.at("decoder.out.bias").data,
+                       config.image_size, config.image_size, arithmetic);
   return network;
 }
 

@@ -18,8 +18,8 @@ struct TensorSpec {
 };
 
 void add_conv(std::vector<TensorSpec>& tensors, const ConvSpec& spec) {
-  tensors.push_back({spec.name + ".weight",
-                     {spec.out_channels, spec.in_channels, spec.kernel, spec.kernel}});
+  tensors.push_back(
+      {spec.name + ".weight", {spec.out_channels, spec.in_channels, spec.kernel, spec.kernel}});
   tensors.push_back({spec.name + ".bias", {spec.out_channels}});
 }
 
@@ -97,7 +97,8 @@ std::vector<ConvSpec> block_specs(const NetworkConfig& config, const std::string
 std::vector<ConvSpec> upsample_specs(const NetworkConfig& config) {
   const int64_t w = config.code_channels();
   const int64_t size = config.code_size();
-  return {{"decoder.up0", w / 2, w, 5, size, 1, 2}, {"decoder.up1", w / 4, w / 2, 5, 2 * size, 1, 2}};
+  return {{"decoder.up0", w / 2, w, 5, size, 1, 2},
+          {"decoder.up1", w / 4, w / 2, 5, 2 * size, 1, 2}};
 }
 
 ConvSpec output_spec(const NetworkConfig& config) {

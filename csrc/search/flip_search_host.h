@@ -20,8 +20,7 @@ inline void check_rules(const FlipRules& rules) {
   CAE_CHECK(rules.num_classes >= 1, "num_classes must be at least 1, got ", rules.num_classes);
   CAE_CHECK(is_power_of_two(rules.grid), "grid must be a power of two, got ", rules.grid);
   CAE_CHECK(is_power_of_two(rules.coarse) && rules.coarse <= rules.grid,
-            "coarse must be a power of two of at most grid = ", rules.grid, ", got ",
-            rules.coarse);
+            "coarse must be a power of two of at most grid = ", rules.grid, ", got ", rules.coarse);
   CAE_CHECK(rules.coarse <= kMaxCoarse, "coarse must be at most ", kMaxCoarse, ", got ",
             rules.coarse);
   CAE_CHECK(rules.depth >= 1 && rules.depth <= kMaxDepth, "depth must be in [1, ", kMaxDepth,

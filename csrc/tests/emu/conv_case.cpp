@@ -16,14 +16,15 @@ namespace {
 constexpr int kParts = 3;
 
 int kernel_of(ConvKind kind) {
-  return kind == ConvKind::kConv3x3 ? 3 : kind == ConvKind::kStride2 ? 4
-                                      : kind == ConvKind::kImage7x7 ? 7
-                                                                    : 5;
+  return kind == ConvKind::kConv3x3    ? 3
+         : kind == ConvKind::kStride2  ? 4
+         : kind == ConvKind::kImage7x7 ? 7
+                                       : 5;
 }
 
 }  // namespace
 
-ConvProblem::ConvProblem(const ConvCase& conv, unsigned seed) : c(conv), random(seed) {
+ConvProblem::ConvProblem(const ConvCase& conv, unsigned seed) : c(conv), random_(seed) {
   const bool is_image = c.kind == ConvKind::kImage7x7;
   const bool shuffle = c.kind == ConvKind::kUpsample;
   stored_in = is_image ? c.in : cuda::stored_channels(c.in);

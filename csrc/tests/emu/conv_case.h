@@ -49,7 +49,7 @@ struct ConvProblem {
   /// Points `params` at this object's buffers, as after a copy.
   void rebind();
 
-  float normal() { return distribution(random); }
+  float normal() { return distribution_(random_); }
   /// Sum of the convolution at one output of its own grid (kUpsample: of the enlarged image, border
   /// replicated before enlarging), as scaled.
   double sum_at(int row, int y0, int x0, int o) const;
@@ -57,8 +57,8 @@ struct ConvProblem {
  private:
   void make_norm();
   void make_operand();
-  std::mt19937 random;
-  std::normal_distribution<float> distribution;
+  std::mt19937 random_;
+  std::normal_distribution<float> distribution_;
 };
 
 /// Caller's memory that a kernel may touch.

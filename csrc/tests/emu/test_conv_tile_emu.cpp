@@ -83,7 +83,8 @@ void check_outputs(const ConvProblem& p, std::vector<double>& wanted, double& rm
   rms = std::sqrt(rms / (static_cast<double>(p.c.rows) * height * width * p.c.out));
   double worst = 0.0;
   for (size_t i = 0; i < wanted.size(); ++i) {
-    const double error = std::fabs(from_half(p.output[i]) - wanted[i]) / (std::fabs(wanted[i]) + rms);
+    const double error =
+        std::fabs(from_half(p.output[i]) - wanted[i]) / (std::fabs(wanted[i]) + rms);
     worst = error <= worst ? worst : error;
     CAE_TEST_CHECK(error <= kTolerance);
   }
@@ -100,7 +101,8 @@ void check_channel_moments(const ConvProblem& p, const std::vector<double>& want
       for (int o = 0; o < p.c.out; ++o) {
         std::vector<double> values;
         for (int y = tile / across * 8; y < std::min(tile / across * 8 + 8, p.out_height); ++y) {
-          for (int x = tile % across * 16; x < std::min(tile % across * 16 + 16, p.out_width); ++x) {
+          for (int x = tile % across * 16; x < std::min(tile % across * 16 + 16, p.out_width);
+               ++x) {
             values.push_back(
                 wanted[((static_cast<size_t>(row) * p.out_height + y) * p.out_width + x) *
                            p.stored_out +
@@ -133,8 +135,7 @@ void check_block_moments(const ConvProblem& p, const std::vector<double>& wanted
       const double pixels = std::min(8, p.out_height - tile / across * 8) *
                             std::min(16, p.out_width - tile % across * 16);
       double real = 0.0;
-      for (int n = part % blocks * 64; n < (part % blocks + 1) * 64;
-           ++n) {
+      for (int n = part % blocks * 64; n < (part % blocks + 1) * 64; ++n) {
         real += n < columns && n % p.stored_out < p.c.out ? 1.0 : 0.0;
       }
       const float* pair = &p.partials[(static_cast<size_t>(row) * tiles * blocks + part) * 2];
@@ -213,9 +214,9 @@ void test_all_kinds() {
 }
 
 void test_rows_are_looked_up_and_skipped() {
-  ConvProblem p({ConvKind::kConv3x3, ConvPrologue::kResidual, ConvEpilogue::kMoments, 3, 6, 6, 16,
-                 16, 64},
-                11);
+  ConvProblem p(
+      {ConvKind::kConv3x3, ConvPrologue::kResidual, ConvEpilogue::kMoments, 3, 6, 6, 16, 16, 64},
+      11);
   ConvProblem plain = p;
   plain.rebind();
   cae::test::run_conv(plain);
