@@ -6,7 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .arrays import Float32, Kind, as_kind, kind_of, like
+from .arrays import Float32, Kind, as_kind, is_module, kind_of, like, to_numpy
+from .backends import Backend
+from .backends.cuda import CudaBackend
+from .backends.cuda_graph import state_of
 from .classifier import Classifier
 from .errors import ClassifierError
 from .model import CAEConfig
@@ -19,21 +22,45 @@ class ClassifierCalls:
     Attributes:
         classifier: Is called.
         config: Of the model.
+        backend: That explains.
         template: Images of the user: a classifier without a wish gets arrays of their kind, on
             their device.
     """
 
     classifier: Classifier
     config: CAEConfig
+    backend: Backend
     template: Any
+
+    @property
+    def here(self) -> bool:
+        """Whether the template is a tensor on the GPU that explains."""
+        return isinstance(self.backend, CudaBackend) and self.backend.holds(self.template)
 
     @property
     def kind(self) -> Kind:
         """Of the arrays that the classifier gets."""
         return self.classifier.arrays or kind_of(self.template)
 
+    @property
+    def is_module(self) -> bool:
+        """Whether it is a torch module, which says itself where it wants its tensors."""
+        return is_module(self.classifier.function)
+
+    def state(self) -> tuple[Any, ...] | None:
+        """What a graph of the calls depends on; None where they may not be captured.
+
+        A function may call another model tomorrow, which nobody would see: only modules are.
+        """
+        on_gpu = isinstance(self.backend, CudaBackend) and self.backend.index is not None
+        if not on_gpu or not self.is_module:
+            return None
+        return (id(self.classifier), *state_of(self.classifier.function))
+
     def to_host(self, images: Any) -> Float32:
         """Images [m, C, S, S] of the backend -> logits [m, K], NumPy."""
+        if self.kind == "torch" and not self.here and not self.is_module:
+            images = to_numpy(images)  # a function's tensors are where the user's are
         if self.classifier.arrays is None:
             same = kind_of(images) == self.kind
             images = as_kind(images, self.kind) if same else like(images, self.template)
@@ -42,8 +69,8 @@ class ClassifierCalls:
         return logits
 
     def on_device(self, images: Any) -> Any:
-        """Images [m, C, S, S] in device memory -> logits [m, K]: a tensor, if it takes tensors."""
-        if self.kind != "torch":
+        """Images [m, C, S, S] in device memory -> logits [m, K], there where that can be."""
+        if self.kind != "torch" or not (self.here or self.is_module):
             return self.to_host(images)
         logits = self.classifier.on_device(as_kind(images, "torch"))
         self._check(logits)

@@ -2,9 +2,9 @@
 """One group of images, explained on the device.
 
 Encoding, exemplars, decoding, the search and the saliency are queued on one stream; the classifier
-is called in between. Where it takes torch tensors on that GPU, all is captured in a CUDA graph the
+is called in between. A torch module on that GPU is captured with all the rest in a CUDA graph the
 second time that a group of the same size comes by, and replayed from then on: nothing waits for the
-host. A classifier that cannot be captured is called from the host, with the same functions.
+host. Any other classifier is called from the host, with the same functions.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ import numpy.typing as npt
 
 from .arrays import Float32, Kind, as_kind, kind_of, to_numpy
 from .backends.cuda import CudaBackend
+from .backends.cuda_graph import capture
 from .bank import CodeBank
-from .path_search import Clock, Outcome, SearchRules
+from .memory import is_out_of_memory
+from .path_search import STATUSES, Clock, Outcome, SearchRules
 
 if TYPE_CHECKING:
     from ._C_emu import DeviceBank, GpuSearch
 
+LARGEST_CODE = 64  # numbers of a class code that exemplars are looked up by on the device
 _KEPT = 4  # searches of different sizes or rules whose memory and graph are kept
+_ATTEMPTS = 2  # at capturing a group's graph: the second after what was passing, such as memory
 _FEW_IMAGES = 3  # up to so many, a round looks at several points of each
 IntArray = npt.NDArray[np.int64]
 
@@ -86,43 +90,55 @@ class DeviceSearcher:
             codes = np.ascontiguousarray(bank.codes, dtype=np.float32)
             self._bank = backend.module.DeviceBank(backend.engine, codes, classes)
         self._plans: OrderedDict[tuple[Any, ...], _Plan] = OrderedDict()
-        self._turn = threading.Lock()
-        self.why_stepped: str | None = None
+        self._turn = threading.RLock()
+        self._busy = False
+        self.stepping = "host"
 
     def run(
         self,
         group: Group,
         classify: Callable[[Any], Any],
-        capturable: bool,
+        state: tuple[Any, ...] | None,
         clock: Clock,
         pictures: Kind = "numpy",
     ) -> Found:
         """Explains a group.
 
+        How the rounds were driven is then in `stepping`: "graph", "host", or "host: why".
+
         Args:
             group: The images and what they are searched for.
             classify: Device array or tensor [m, C, S, S] -> logits [m, K], an array of any kind.
-            capturable: `classify` takes tensors on this GPU and leaves the logits there.
+            state: What a graph of `classify` depends on, where it may be captured; else None.
             clock: Gets the stages "search" and "read".
             pictures: Kind of the images that come back; "torch" leaves them on the device.
-        """
-        self._backend.queue()  # refuses a fork, before a lock that was held in its parent
-        with self._turn, self._backend.turn:
-            plan = self._plan(group)
-            with clock("search"):
-                plan.run(group, classify, capturable and self.why_stepped is None)
-                if plan.failure is not None:
-                    self.why_stepped = plan.failure
-            with clock("read"):
-                return plan.read(self._backend.queue(), pictures)
 
-    @property
-    def stepping(self) -> str:
-        """How the last rounds were driven, for `meta`: "graph", "host", or "host: why"."""
-        if self.why_stepped is not None:
-            return f"host: {self.why_stepped}"
-        last = next(reversed(self._plans.values()), None)
-        return "graph" if last is not None and last.graph is not None else "host"
+        Raises:
+            RuntimeError: `classify` itself asks for an explanation here.
+        """
+        with self._backend.working() as queue, self._turn:
+            if self._busy:
+                raise RuntimeError("a classifier cannot call explain() of the explainer it is in")
+            self._busy = True
+            try:
+                plan = self._plan(group)
+                with clock("search"):
+                    plan.run(group, classify, state, queue)
+                self.stepping = plan.stepping
+                with clock("read"):
+                    return plan.read(queue, pictures)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    self._release()  # a smaller group is tried next: let it have their memory
+                raise
+            finally:
+                self._busy = False
+
+    def _release(self) -> None:
+        self._plans.clear()
+        cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
+        if self._backend.index is not None and cuda is not None and cuda.is_initialized():
+            cuda.empty_cache()
 
     def _plan(self, group: Group) -> _Plan:
         rules, count = group.rules, len(group.images)
@@ -131,12 +147,7 @@ class DeviceSearcher:
         if plan is None:
             while len(self._plans) >= _KEPT:
                 self._plans.popitem(last=False)
-            few = count <= _FEW_IMAGES
-            try:
-                plan = self._make(group, few)
-            except MemoryError:
-                self._plans.clear()  # a smaller group is tried next: let it have their memory
-                raise
+            plan = self._make(group, count <= _FEW_IMAGES)
         self._plans[key] = plan
         return plan
 
@@ -168,12 +179,41 @@ class _Plan:
         self._backend = backend
         self._given = given
         self._uses = 0
+        self._attempts = 0
         self._logits: Any = None
-        self.graph: Any = None
-        self.failure: str | None = None
+        self._captured_logits: Any = None
+        self._why = ""  # it was not captured
+        self._state: tuple[Any, ...] | None = None  # that `_graph` was captured in
+        self._graph: Any = None
+        self.stepping = "host"
 
-    def run(self, group: Group, classify: Callable[[Any], Any], capturable: bool) -> None:
-        queue = self._backend.queue()
+    def run(
+        self,
+        group: Group,
+        classify: Callable[[Any], Any],
+        state: tuple[Any, ...] | None,
+        queue: int,
+    ) -> None:
+        if self._graph is not None and state is not None and state != self._state:
+            self._graph, self._uses = None, 0
+        self._set_inputs(group, group.left_out, queue)
+        self._uses += 1
+        self.stepping = "graph"
+        if self._graph is not None and state is not None:
+            self._logits = self._captured_logits
+            self._graph.replay()
+            return
+        if state is not None and self._uses > 1 and self._attempts < _ATTEMPTS:
+            why = self._capture(group, classify, queue)
+            if not why:
+                self._state = state
+                return
+            self._why = why
+        self.stepping = f"host: {self._why}" if self._why and state is not None else "host"
+        self._set_inputs(group, group.left_out, queue)
+        self._step(classify, queue, ask=True)
+
+    def _set_inputs(self, group: Group, left_out: npt.NDArray[np.bool_], queue: int) -> None:
         paths = None
         if group.ends is not None:
             paths = np.ascontiguousarray(
@@ -183,40 +223,56 @@ class _Plan:
             group.images,
             group.wanted,
             group.reachable.astype(np.int32),
-            group.left_out.astype(np.int32),
+            left_out.astype(np.int32),
             paths,
             stream=queue,
         )
-        self._uses += 1
-        if self.graph is None and capturable and self._uses > 1:
-            self._capture(classify)
-        if self.graph is not None:
-            self.graph.replay()
-        else:
-            self._step(classify, queue, ask=True)
 
     def _step(self, classify: Callable[[Any], Any], queue: int, *, ask: bool) -> None:
         """All rounds; with `ask`, the host looks after each whether another one is needed."""
         search = self._search
-        self._logits = _contiguous(classify(search.images))
+
+        def logits_of(images: Any) -> Any:
+            if ask:
+                self._backend.wait(queue)  # whoever reads them may be on another stream
+            return _readable(classify(images), self._backend.index)
+
+        self._logits = logits_of(search.images)
         search.begin(self._logits, self._given, stream=queue)
         for i in range(search.rounds):
-            search.step(i, _contiguous(classify(search.decode(i, stream=queue))), stream=queue)
+            search.step(i, logits_of(search.decode(i, stream=queue)), stream=queue)
             if ask and search.remaining(stream=queue) == 0:
                 break
         search.finish(stream=queue)
 
-    def _capture(self, classify: Callable[[Any], Any]) -> None:
-        """Captures all rounds in a graph; where that fails, says why in `failure`."""
-        torch = sys.modules["torch"]
+    def _capture(self, group: Group, classify: Callable[[Any], Any], queue: int) -> str:
+        """Captures all rounds in a graph and replays it; "" or why that cannot be.
+
+        The graph must leave out images that are to be left out, else it is empty, and find in the
+        others what the same calls found before.
+        """
+        self._attempts += 1
         try:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._step(classify, self._backend.queue(), ask=False)
+            if self._backend.index is None:
+                return "the emulator has no graphs"
+            graph = capture(lambda side: self._step(classify, side, ask=False), self._backend.index)
+            expected = self._search.result(stream=queue)
+            self._set_inputs(group, np.ones_like(group.left_out), queue)
+            graph.replay()
+            nothing = self._search.result(stream=queue)["status"]
+            if (nothing != STATUSES.index("non_finite")).any():
+                return "nothing of it was captured"
+            self._set_inputs(group, group.left_out, queue)
+            graph.replay()
+            found = self._search.result(stream=queue)
+            if any((found[name] != expected[name]).any() for name in ("status", "lo", "hi")):
+                return "what was captured finds something else"
         except Exception as error:  # whatever a user's classifier does while it is captured
-            self.failure = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return
-        self.graph = graph
+            if is_out_of_memory(error):
+                raise
+            return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        self._graph, self._captured_logits = graph, self._logits
+        return ""
 
     def read(self, queue: int, pictures: Kind) -> Found:
         found = self._search.result(stream=queue)
@@ -253,9 +309,11 @@ class _Plan:
         )
 
 
-def _contiguous(logits: Any) -> Any:
-    """Logits as the engine reads them: float32, C-contiguous, aligned."""
-    if kind_of(logits) == "torch":
-        logits = logits.float().contiguous()
-        return logits.clone() if logits.data_ptr() % 16 else logits
-    return np.ascontiguousarray(to_numpy(logits), dtype=np.float32)
+def _readable(logits: Any, index: int | None) -> Any:
+    """Logits as the engine reads them: float32, C-contiguous, aligned, on its GPU or the host."""
+    if kind_of(logits) != "torch":
+        return np.ascontiguousarray(to_numpy(logits), dtype=np.float32)
+    logits = logits.detach().float().contiguous()
+    if index is not None and logits.is_cuda and logits.device.index != index:
+        logits = logits.to(f"cuda:{index}")
+    return logits.clone() if logits.data_ptr() % 16 else logits

@@ -30,7 +30,7 @@ class OnDevice:
     Attributes:
         searcher: Of the backend.
         classify: Device array [m, C, S, S] -> logits [m, K] of any kind.
-        capturable: `classify` stays on the device.
+        state: What a graph of `classify` depends on, where it may be captured; else None.
         rescue: Makes the backend for images whose pictures overflow half precision.
         tensor: The user's images where they are a tensor on the searcher's device: then pictures
             stay there; else None.
@@ -38,7 +38,7 @@ class OnDevice:
 
     searcher: DeviceSearcher
     classify: Callable[[Any], Any]
-    capturable: bool
+    state: tuple[Any, ...] | None
     rescue: Callable[[], Backend]
     tensor: Any = None
 
@@ -236,7 +236,7 @@ class ExplainJob:
         found = self.on_device.searcher.run(
             group,
             self.on_device.classify,
-            self.on_device.capturable,
+            self.on_device.state,
             self.clock,
             "numpy" if tensor is None else "torch",
         )

@@ -22,12 +22,12 @@ from .arrays import (
     to_numpy,
 )
 from .backends import Backend, select_backend
-from .backends.cuda import EMULATOR, CudaBackend
+from .backends.cuda import CudaBackend
 from .bank import CodeBank
 from .class_names import agree
 from .classifier import classifier_from
 from .classifier_calls import ClassifierCalls
-from .device_search import DeviceSearcher
+from .device_search import LARGEST_CODE, DeviceSearcher
 from .errors import ClassifierError
 from .exemplars import Exemplars
 from .explain_job import ExplainJob, OnDevice
@@ -213,7 +213,7 @@ class Explainer:
                     backend=self.backend,
                     bank=self.bank,
                 )
-            calls = ClassifierCalls(self.classifier, self.model.config, images)
+            calls = ClassifierCalls(self.classifier, self.model.config, self.backend, images)
             job = ExplainJob(
                 images=array,
                 reasons=[
@@ -359,14 +359,14 @@ class Explainer:
         return like(frames, images)
 
     def _on_device(self, calls: ClassifierCalls) -> OnDevice | None:
-        """How groups are searched on the GPU, or None where the networks are elsewhere."""
-        if not isinstance(self.backend, CudaBackend):
+        """How groups are searched on the GPU, or None: from the host."""
+        backend = self.backend
+        if not isinstance(backend, CudaBackend) or self.model.config.code_dim > LARGEST_CODE:
             return None
         if self._searcher is None:
-            self._searcher = DeviceSearcher(self.backend, self.bank)
-        capturable = calls.kind == "torch" and self.backend.device != EMULATOR
-        there = calls.template if self.backend.holds(calls.template) else None
-        return OnDevice(self._searcher, calls.on_device, capturable, self._float32, there)
+            self._searcher = DeviceSearcher(backend, self.bank)
+        tensor = calls.template if calls.here else None
+        return OnDevice(self._searcher, calls.on_device, calls.state(), self._float32, tensor)
 
     def _float32(self) -> Backend:
         """The CPU engine, for what overflows half precision; made when first needed."""

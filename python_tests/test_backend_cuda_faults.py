@@ -117,7 +117,7 @@ def test_work_is_queued_on_the_stream_of_torch(
     """As for GPU 2: torch's current stream of that GPU, where torch uses one at all."""
     backend = select_backend("cuda", toy_model(), device="emu", max_batch=1)
     assert backend.queue() == 0  # the emulator has no streams
-    monkeypatch.setattr(backend, "_index", 2)
+    monkeypatch.setattr(backend, "index", 2)
     assert backend.queue() == 0
     streams.used = True
     assert backend.queue() == 0xABC + 2

@@ -172,35 +172,109 @@ def test_pictures_of_tensors_stay_on_the_device(world: World, gpu: str) -> None:
     assert_same(plain, there.numpy())
 
 
-def test_without_capture_the_host_steps_and_says_why(world: World, gpu: str) -> None:
-    """A capture that fails, here because torch has no GPU, costs nothing but the graph."""
-    if gpu != "emu":
-        pytest.skip("on a GPU, the capture works: see test_a_graph_says_the_same")
-    explainer = world.explainer(Flip(), backend="cuda", device=gpu, max_batch=4)
-    calls = device_search.DeviceSearcher(explainer.backend, None)  # type: ignore[arg-type]
-    explainer._searcher = calls
-    real = calls.run
-    calls.run = lambda *args: real(*args[:2], True, *args[3:])  # type: ignore[method-assign]
+def test_without_capture_the_host_steps_and_says_why(world: World) -> None:
+    """The emulator has no graphs: asked for one, it goes on from the host."""
+    explainer = world.explainer(Flip(), backend="cuda", device="emu", max_batch=4)
+    assert isinstance(explainer.backend, CudaBackend)
+    searcher = explainer._searcher = device_search.DeviceSearcher(explainer.backend, None)
+    real = searcher.run
+    searcher.run = lambda *args: real(*args[:2], ("a state",), *args[3:])  # type: ignore[method-assign]
     asked = {"exemplars": world.ends[:2], "target": "any", "tolerance": 1 / 4}
-    first = explainer.explain(world.images[:2], **asked)
-    assert first.meta["stepping"] == "host"
-    second = explainer.explain(world.images[:2], **asked)
-    assert second.meta["stepping"].startswith("host: ")
-    assert_same(first, second)
+    said, results = [], []
+    for _ in range(4):
+        results.append(explainer.explain(world.images[:2], **asked))
+        said.append(results[-1].meta["stepping"])
+    assert said == ["host", *["host: the emulator has no graphs"] * 3]
+    for result in results[1:]:
+        assert_same(results[0], result)
+
+
+def test_a_function_gets_tensors_where_the_user_s_are(world: World, gpu: str) -> None:
+    """CPU tensors in: a function that calls a model on the CPU works, wherever it is explained."""
+    module, seen = Flip(), set()
+
+    def call(images: Any) -> Any:
+        seen.add(str(images.device))
+        return module(images)
+
+    explainer = world.explainer(call, backend="cuda", device=gpu, max_batch=4)
+    asked = {"exemplars": world.ends[:2], "target": "any", "tolerance": 1 / 4}
+    explainer.explain(torch.from_numpy(world.images[:2]), **asked)
+    assert seen == {"cpu"}
+
+
+def test_a_classifier_may_encode_but_not_explain(world: World, gpu: str) -> None:
+    asked = {"exemplars": world.ends[:1], "target": 1, "tolerance": 1 / 2}
+    explainer: cf.Explainer
+
+    def recurse(images: Any) -> Any:
+        explainer.explain(world.images[:1], **asked)
+        return world.classifier(images)
+
+    explainer = world.explainer(recurse, backend="cuda", device=gpu)
+    with pytest.raises(cf.ClassifierError, match="cannot call explain"):
+        explainer.explain(world.images[:1], **asked)
+
+    def encode(images: Any) -> Any:
+        explainer.encode(images)
+        return world.classifier(images)
+
+    explainer = world.explainer(encode, backend="cuda", device=gpu)
+    assert explainer.explain(world.images[:1], **asked).status[0] == "flipped"
+
+
+def test_long_codes_are_looked_up_on_the_host(gpu: str) -> None:
+    world = World(count=1, code_dim=65)
+    explainer = world.explainer(bank=world.bank(), backend="cuda", device=gpu)
+    exact = world.explainer(bank=world.bank(), backend="cpu")
+    asked = {"target": 1, "tolerance": 1 / 2}
+    found = explainer.explain(world.images, **asked)
+    np.testing.assert_array_equal(found.exemplar, exact.explain(world.images, **asked).exemplar)
 
 
 @pytest.mark.cuda
-def test_a_graph_says_the_same(world: World) -> None:
-    """Stepped from the host, captured, replayed; on another stream as well."""
-    explainer = world.explainer(Flip().cuda(), backend="cuda", device="cuda:0", max_batch=4)
-    asked = {"exemplars": world.ends[:4], "target": "any", "tolerance": 1 / 16}
-    results = [explainer.explain(world.images[:4], **asked) for _ in range(3)]
-    with torch.cuda.stream(torch.cuda.Stream()):
-        results.append(explainer.explain(world.images[:4], **asked))
-    assert [result.meta["stepping"] for result in results] == ["host", "graph", "graph", "graph"]
-    for result in results[1:]:
+def test_a_graph_says_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other images each time, other weights, another dtype, another stream."""
+    module = Flip().cuda()
+    explainer = world.explainer(module, backend="cuda", device="cuda:0", max_batch=2)
+
+    def check(first: int, stepping: str) -> None:
+        images = world.images[first : first + 2]
+        asked = {"exemplars": world.ends[first : first + 2], "target": "any", "tolerance": 1 / 16}
+        found = explainer.explain(images, **asked)
+        assert found.meta["stepping"] == stepping
+        stepped = on_host(explainer, monkeypatch, images, **asked)
         for name in set(FIELDS) - {"evaluations"}:
-            np.testing.assert_array_equal(getattr(results[0], name), getattr(result, name))
+            np.testing.assert_array_equal(getattr(found, name), getattr(stepped, name), name)
+
+    for first, stepping in enumerate(["host", "graph", "graph", "graph"]):
+        check(first, stepping)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        check(0, "graph")
+    module.weight.mul_(-1)  # in place: the graph reads it
+    check(1, "graph")
+    module.weight = module.weight * -0.5  # elsewhere: another graph is needed
+    check(2, "host")
+    check(3, "graph")
+
+
+@pytest.mark.cuda
+def test_what_cannot_be_captured_leaves_torch_as_it_was(world: World) -> None:
+    class Asking(Flip):
+        """Looks at its input from the host."""
+
+        def forward(self, images: Any) -> Any:
+            return super().forward(images) * (1 if float(images.sum()) < 1e9 else 2)
+
+    explainer = world.explainer(Asking().cuda(), backend="cuda", device="cuda:0", max_batch=2)
+    asked = {"exemplars": world.ends[:2], "target": "any", "tolerance": 1 / 4}
+    stream = torch.cuda.current_stream()
+    results = [explainer.explain(world.images[:2], **asked) for _ in range(4)]
+    assert torch.cuda.current_stream() == stream
+    assert torch.isfinite(torch.rand(8, device="cuda")).all()
+    assert all(result.meta["stepping"].startswith("host: ") for result in results[1:])
+    for result in results[1:]:
+        assert_same(results[0], result)
 
 
 def test_what_overflows_halves_is_searched_in_float32(world: World, gpu: str) -> None:

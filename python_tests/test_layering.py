@@ -55,7 +55,7 @@ LAYERS = (
         "prepared_classifier",
         "testing",
     ),
-    ("backends", "path_search"),
+    ("backends", "path_search", "classifier_calls"),
     ("bank", "bank_files", "exemplars", "device_search"),
     ("explanation", "explain_job", "explainer"),
     ("report", "training", "environment"),

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,7 +103,7 @@ class CudaBackend:
             BackendUnavailable: It cannot run there; the message says why.
             OutOfMemory: The weights and buffers for one image do not fit.
         """
-        self._index = index
+        self.index = index
         self.device = EMULATOR if index is None else f"cuda:{index}"
         if index is not None and (why := why_unusable(index)):
             raise BackendUnavailable(f"backend 'cuda': {why}; {_INSTEAD}")
@@ -131,26 +133,20 @@ class CudaBackend:
 
     def encode(self, images: Any) -> tuple[DeviceArray, Float32]:
         """Individual codes [N, 4w, S / 4, S / 4] on the device, class codes [N, D] as NumPy."""
-        queue = self.queue()
-        with self.turn:
+        with self.working() as queue:
             individual, codes = self.engine.encode(self._argument(images), stream=queue)
             return individual, codes.numpy(queue)
 
     def encode_class(self, images: Any) -> Float32:
         """Class codes [N, D] as NumPy."""
-        queue = self.queue()
-        with self.turn:
+        with self.working() as queue:
             return self.engine.encode_class(self._argument(images), stream=queue).numpy(queue)
 
     def decode(self, individual: Any, class_code: CodeArray, image_index: Int32) -> DeviceArray:
         """Images [M, C, S, S] on the device."""
-        queue = self.queue()
-        source = self._argument(individual)
         codes = np.ascontiguousarray(class_code, dtype=np.float32)
-        with self.turn:
-            images = self.engine.decode(source, codes, image_index, stream=queue)
-            self._wait(queue)
-        return images
+        with self.working() as queue:
+            return self.engine.decode(self._argument(individual), codes, image_index, stream=queue)
 
     def lerp_codes(self, start: CodeArray, end: CodeArray, t: Float32) -> Float32:
         """Class codes [N, D] on straight paths; on the host, as for the CPU."""
@@ -158,28 +154,43 @@ class CudaBackend:
 
     def session(self, individual: Any, vertices: CodeArray, grid: int) -> CudaSession:
         """Paths of a batch; what path points share is done here, once."""
-        queue = self.queue()
-        source = self._argument(individual)
         lines = np.ascontiguousarray(vertices, dtype=np.float32)
-        with self.turn:
-            session = self.engine.session(source, lines, grid, stream=queue)
-            self._wait(queue)
-        return CudaSession(self, session)
+        with self.working() as queue:
+            source = self._argument(individual)
+            return CudaSession(self, self.engine.session(source, lines, grid, stream=queue))
 
     def decode_points(self, session: GpuSession, image_index: Int32, step: Int32) -> DeviceArray:
         """Images [M, C, S, S] of points of a session's paths, on the device."""
-        queue = self.queue()
-        with self.turn:
-            images = session.decode(image_index, step, stream=queue)
-            self._wait(queue)
-        return images
+        with self.working() as queue:
+            return session.decode(image_index, step, stream=queue)
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[int]:
+        """Gives the stream to queue on; this backend's GPU is torch's current one meanwhile.
+
+        Waits for what was queued before it lets another thread in, also where an error came up.
+        """
+        self.queue()  # refuses a fork, before a lock that was held in its parent
+        with self.turn, self._current():
+            queue = self.queue()
+            try:
+                yield queue
+            finally:
+                self.wait(queue)
+
+    def _current(self) -> contextlib.AbstractContextManager[Any]:
+        cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
+        if self.index is None or not hasattr(cuda, "is_initialized") or not cuda.is_initialized():
+            return contextlib.nullcontext()
+        context: contextlib.AbstractContextManager[Any] = cuda.device(self.index)
+        return context
 
     def holds(self, array: Any) -> bool:
         """Whether an array is a torch tensor in memory of this device."""
         if kind_of(array) != "torch":
             return False
-        return bool(array.device.type == "cpu" if self._index is None else array.is_cuda) and (
-            self._index is None or array.device.index == self._index
+        return bool(array.device.type == "cpu" if self.index is None else array.is_cuda) and (
+            self.index is None or array.device.index == self.index
         )
 
     def queue(self) -> int:
@@ -195,11 +206,11 @@ class CudaBackend:
                 "multiprocessing's 'spawn'"
             )
         cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
-        if self._index is None or not hasattr(cuda, "current_stream") or not cuda.is_initialized():
+        if self.index is None or not hasattr(cuda, "current_stream") or not cuda.is_initialized():
             return 0
-        return int(cuda.current_stream(self._index).cuda_stream)
+        return int(cuda.current_stream(self.index).cuda_stream)
 
-    def _wait(self, queue: int) -> None:
+    def wait(self, queue: int) -> None:
         """Waits for what was queued."""
         self._nothing.numpy(queue)
 
@@ -208,12 +219,12 @@ class CudaBackend:
         kind = kind_of(array)
         if kind == "torch":
             array = array.detach()
-            if self._index is None or not array.is_cuda:
+            if self.index is None or not array.is_cuda:
                 return array.cpu()
             array = array.to(self.device).contiguous()
             return array.clone() if array.data_ptr() % _ALIGNMENT else array
         if kind == "cupy":
-            if self._index != array.device.id:
+            if self.index != array.device.id:
                 return to_numpy(array)
             import cupy
 

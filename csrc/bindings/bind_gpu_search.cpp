@@ -217,7 +217,7 @@ constexpr const char* kSearchDoc =
     search.finish()
     found = search.result()
 
-All calls but set_inputs of host arrays, remaining() and result() only queue work, always the same,
+With logits in device memory begin(), decode(), step() and finish() only queue work, always the same,
 and may be captured in a graph. What is found equals FlipSearch's.)";
 
 }  // namespace

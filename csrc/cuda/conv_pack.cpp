@@ -86,14 +86,18 @@ double packed_weight(ConvKind kind, const WeightSource& w, int stored_in, int st
 
 /// The power of two that brings `norm` next to 1.
 float unit_scale(double norm) {
-  return norm > 0.0 ? static_cast<float>(std::exp2(-std::round(std::log2(norm)))) : 1.0F;
+  constexpr double kMost = 60.0;  // its square, which scales epsilons, is a float as well
+  return norm > 0.0 ? static_cast<float>(std::exp2(
+                          std::fmin(std::fmax(-std::round(std::log2(norm)), -kMost), kMost)))
+                    : 1.0F;
 }
 
-std::vector<float> output_scales(ConvKind kind, const WeightSource& w, int32_t stored) {
+std::vector<float> output_scales(ConvKind kind, const WeightSource& w, const float* bias,
+                                 int32_t stored) {
   std::vector<float> scale(static_cast<size_t>(stored), 1.0F);
   double largest = 0.0;
   for (int64_t o = 0; o < w.out; ++o) {
-    double squares = 0.0;
+    double squares = bias == nullptr ? 0.0 : static_cast<double>(bias[o]) * bias[o];
     for (int64_t c = 0; c < w.in; ++c) {
       for (int tap = 0; tap < w.kernel * w.kernel; ++tap) {
         const double value = w.at(o, c, tap / w.kernel, tap % w.kernel);
@@ -113,7 +117,7 @@ std::vector<float> output_scales(ConvKind kind, const WeightSource& w, int32_t s
 
 }  // namespace
 
-PackedConv pack_conv(ConvKind kind, const float* weight, int64_t out, int64_t in,
+PackedConv pack_conv(ConvKind kind, const float* weight, const float* bias, int64_t out, int64_t in,
                      const float* in_scale) {
   PackedConv packed;
   packed.kind = kind;
@@ -123,7 +127,7 @@ PackedConv pack_conv(ConvKind kind, const float* weight, int64_t out, int64_t in
   const std::vector<float> ones(static_cast<size_t>(packed.out_channels), 1.0F);
   const int kernel = kernel_size(kind);
   packed.scale =
-      output_scales(kind, {weight, in_scale, out, in, kernel, ones}, packed.out_channels);
+      output_scales(kind, {weight, in_scale, out, in, kernel, ones}, bias, packed.out_channels);
 
   const WeightSource source{weight, in_scale, out, in, kernel, packed.scale};
   const auto epilogue =

@@ -27,11 +27,12 @@ constexpr int32_t stored_channels(int64_t channels) {
 }
 
 /// weight [out][in][k][k] of the kind's own k: 3, 4, 7, 5. `in_scale` [in], or null for ones: what
-/// the inputs were multiplied by, undone here. Each output's weights are scaled to unit norm by a
-/// power of two, kUpsample's all by one: halves then overflow only where normalised inputs are
-/// themselves beyond what halves hold. Throws std::invalid_argument for weights that are not
+/// the inputs were multiplied by, undone here. `bias` [out] where one is added before values are
+/// stored, else null. Each output is scaled by the power of two that brings the norm of its weights
+/// and bias next to 1, kUpsample's all by one: halves then overflow only where normalised inputs
+/// are themselves beyond what halves hold. Throws std::invalid_argument for weights that are not
 /// finite.
-PackedConv pack_conv(ConvKind kind, const float* weight, int64_t out, int64_t in,
+PackedConv pack_conv(ConvKind kind, const float* weight, const float* bias, int64_t out, int64_t in,
                      const float* in_scale);
 
 }  // namespace cae::cuda

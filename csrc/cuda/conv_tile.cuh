@@ -215,9 +215,9 @@ struct PatchLoader {
       const int c = channel(kb);
       if (c < p.in_channels) {
         const int o = offset(j, parity(kb)) + c;
-        y = dev::ldg128_nc(p.y + at.y_base + o);
+        y = dev::ldg128_stream(p.y + at.y_base + o);
         if (kPrologue == ConvPrologue::kResidual) {
-          x = dev::ldg128_nc(p.stream_in + at.stream_base + o);
+          x = dev::ldg128_stream(p.stream_in + at.stream_base + o);
         }
       }
     }

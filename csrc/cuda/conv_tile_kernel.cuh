@@ -128,18 +128,18 @@ KERNEL void __launch_bounds__(Config::kThreads) conv_tile_kernel(const ConvParam
                      y_row * input,
                      stream_row * input,
                      slot * input};
-  if (kPrologue != ConvPrologue::kPlain) {
-    const int64_t mod_row = p.mod_row == nullptr ? slot : dev::load(p.mod_row + slot);
-    finalise_norm<Config::kThreads>(p.norm, y_row, mod_row, tid, smem + Config::kNormAt);
-  }
-  dev::sync();
-
   const PatchLoader<Config, kPrologue, kReplicate> loader{
       p, at, smem, smem + Config::kNormAt, tid % Shape::kGroups, tid / Shape::kGroups};
   {
+    // Under way while the moments are merged.
     uint4 y[Config::kVectors];
     uint4 x[Config::kVectors];
     UNROLL for (int j = 0; j < Config::kVectors; ++j) { loader.fetch(j, 0, y[j], x[j]); }
+    if (kPrologue != ConvPrologue::kPlain) {
+      const int64_t mod_row = p.mod_row == nullptr ? slot : dev::load(p.mod_row + slot);
+      finalise_norm<Config::kThreads>(p.norm, y_row, mod_row, tid, smem + Config::kNormAt);
+    }
+    dev::sync();
     UNROLL for (int j = 0; j < Config::kVectors; ++j) { loader.put(j, 0, 0, y[j], x[j]); }
   }
   float acc[Config::kRowTiles][Config::kN8][4];

@@ -267,7 +267,7 @@ KERNEL void __launch_bounds__(kCommitThreads) flip_commit_kernel(const FlipCommi
     const int64_t vector = part * kBlockVectors + i * kCommitThreads + dev::tid();
     if (vector < vectors) {
       dev::stg128(to + vector * 4,
-                  keep == kKeepUnknown ? unknown : dev::ldg128_nc(from + vector * 4));
+                  keep == kKeepUnknown ? unknown : dev::ldg128_stream(from + vector * 4));
     }
   }
 }

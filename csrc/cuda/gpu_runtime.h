@@ -16,6 +16,8 @@ using Stream = void*;  // a cudaStream_t; null is the default stream
 /// True in the emulator's build: device memory and kernels are on the CPU.
 bool is_emulated();
 
+int multiprocessors(int device);
+
 class OutOfDeviceMemory : public std::bad_alloc {
  public:
   const char* what() const noexcept override { return "out of device memory"; }

@@ -14,6 +14,19 @@ void copy(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind, Stream 
   }
 }
 
+/// Lets this thread allocate and free while another one captures a graph: neither touches what is
+/// captured.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 }  // namespace
 
 bool is_emulated() { return false; }
@@ -30,6 +43,7 @@ DeviceBuffer::DeviceBuffer(int device, size_t bytes) : bytes_(bytes), device_(de
   if (bytes == 0) {
     return;
   }
+  const RelaxedCapture relaxed;
   const cudaError_t error = cudaMalloc(&data_, bytes);
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // it must not surface in a later launch check
@@ -38,8 +52,15 @@ DeviceBuffer::DeviceBuffer(int device, size_t bytes) : bytes_(bytes), device_(de
   CAE_CUDA_CHECK(error);
 }
 
+int multiprocessors(int device) {
+  int count = 0;
+  CAE_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
 void DeviceBuffer::release() noexcept {
   if (data_ != nullptr) {
+    const RelaxedCapture relaxed;
     cudaFree(data_);  // knows the device by the address
     data_ = nullptr;
   }

@@ -139,7 +139,7 @@ KERNEL void __launch_bounds__(kLinearThreads, 2) linear_kernel(const LinearParam
       if (k0 + depth0 + k < p.in && column < p.out) {
         // not ldg128, which the compiler moves behind the barrier to save registers
         weight[k] =
-            dev::ldg128_nc(p.weight + static_cast<int64_t>(k0 + depth0 + k) * p.out + column);
+            dev::ldg128_stream(p.weight + static_cast<int64_t>(k0 + depth0 + k) * p.out + column);
       }
     }
     if (k0 > 0) {

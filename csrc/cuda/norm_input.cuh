@@ -27,19 +27,25 @@ KFN float block_sum(float value, int tid, uint32_t scratch) {
   return sum;
 }
 
+struct alignas(8) MomentPair {
+  float mean;
+  float m2;
+};
+
 /// Channel c of row `row`: mean and M2 of all parts.
 KFN void merge_channel(const NormInput& n, int64_t row, int c, float& mean, float& m2) {
   const float* p = n.partials + ((row * n.parts) * n.channels + c) * 2;
   const int64_t pitch = static_cast<int64_t>(n.channels) * 2;
   float sum = 0.0F;
-  UNROLL_BY(8) for (int t = 0; t < n.parts; ++t) {
+  UNROLL_BY(16) for (int t = 0; t < n.parts; ++t) {
     sum = dev::fma(dev::load(p + t * pitch), dev::load(n.counts + t), sum);
   }
   mean = sum / n.total;
   m2 = 0.0F;
-  UNROLL_BY(8) for (int t = 0; t < n.parts; ++t) {
-    const float d = dev::load(p + t * pitch) - mean;
-    m2 += dev::fma(d * d, dev::load(n.counts + t), dev::load(p + t * pitch + 1));
+  UNROLL_BY(16) for (int t = 0; t < n.parts; ++t) {
+    const auto pair = dev::load(reinterpret_cast<const MomentPair*>(p + t * pitch));
+    const float d = pair.mean - mean;
+    m2 += dev::fma(d * d, dev::load(n.counts + t), pair.m2);
   }
 }
 

@@ -116,8 +116,9 @@ KFN int32_t store_pixels(const OutputConvParams& p, int64_t slot, int y0, int x0
       const int n = kx * Cfg::kImageChannels + o;
       sum += dev::ldsf(planes + (n * Cfg::kPlanePitch + y * Cfg::kPatchWidth + x + kx) * 4);
     }
-    const float value = dev::tanh(dev::fma(sum, dev::load(p.scale + o), dev::load(p.bias + o)));
-    finite = value - value == 0.0F ? finite : 0;
+    sum = dev::fma(sum, dev::load(p.scale + o), dev::load(p.bias + o));
+    finite = sum - sum == 0.0F ? finite : 0;  // before tanh, which makes pixels of what overflowed
+    const float value = dev::tanh(sum);
     const int64_t plane = slot * Cfg::kImageChannels + o;
     dev::store(p.images + (plane * p.size + y0 + y) * p.size + x0 + x, value);
   }
@@ -155,7 +156,7 @@ KERNEL void __launch_bounds__(Cfg::kThreads, 1) output_conv_kernel(const OutputC
   uint4 raw[Cfg::kVectors];
   const auto fetch = [&](int c) {
     UNROLL for (int i = 0; i < Cfg::kVectors; ++i) {
-      raw[i] = from[i] >= 0 && c < p.channels ? dev::ldg128_nc(values + from[i] + c) : zero;
+      raw[i] = from[i] >= 0 && c < p.channels ? dev::ldg128_stream(values + from[i] + c) : zero;
     }
   };
   const auto put = [&](int c, uint32_t patch) {

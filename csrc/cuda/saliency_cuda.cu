@@ -63,8 +63,8 @@ KERNEL void __launch_bounds__(kSaliencyThreads) difference_kernel(const Saliency
       float difference[4] = {};
       if (compared) {
         float a[4], b[4];
-        unpack_four(dev::ldg128_nc(p.counterfactual + at), a);
-        unpack_four(dev::ldg128_nc(reference + at), b);
+        unpack_four(dev::ldg128_stream(p.counterfactual + at), a);
+        unpack_four(dev::ldg128_stream(reference + at), b);
         UNROLL for (int i = 0; i < 4; ++i) {
           difference[i] = a[i] - b[i];
           sums[i] += difference[i] < 0.0F ? -difference[i] : difference[i];
@@ -100,7 +100,7 @@ KERNEL void __launch_bounds__(kSaliencyThreads) saliency_kernel(const SaliencyPa
   }
   float* const at = p.saliency + image * p.pixels + pixel;
   float values[4];
-  unpack_four(dev::ldg128_nc(at), values);
+  unpack_four(dev::ldg128_stream(at), values);
   const bool finite = largest - largest == 0.0F;
   UNROLL for (int i = 0; i < 4; ++i) { values[i] = finite ? values[i] / largest : 0.0F; }
   dev::stg128(at, pack_four(values));

@@ -119,9 +119,9 @@ KERNEL void __launch_bounds__(kStreamThreads) finish_stream_kernel(const FinishS
       const int64_t offset = static_cast<int64_t>(pixel) * stored + c;
       float v[8];
       float add[8] = {};
-      unpack_eight(dev::ldg128_nc(p.y + y_row * size + offset), v);
+      unpack_eight(dev::ldg128_stream(p.y + y_row * size + offset), v);
       if (p.stream_in != nullptr) {
-        unpack_eight(dev::ldg128_nc(p.stream_in + stream_row * size + offset), add);
+        unpack_eight(dev::ldg128_stream(p.stream_in + stream_row * size + offset), add);
       }
       UNROLL for (int e = 0; e < 8; ++e) {
         v[e] = c + e < p.channels ? dev::fma(v[e], scale[e], shift[e]) + add[e] : 0.0F;

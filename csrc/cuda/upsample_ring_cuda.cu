@@ -113,11 +113,11 @@ struct RingLoader {
     }
     const int position = clamp_index(at.first + vector(j) / kRingGroups - 1, at.length);
     const int64_t along = static_cast<int64_t>(position) * at.step + c;
-    cell.outer = dev::ldg128_nc(p.y + at.outer + along);
-    cell.inner = dev::ldg128_nc(p.y + at.inner + along);
+    cell.outer = dev::ldg128_stream(p.y + at.outer + along);
+    cell.inner = dev::ldg128_stream(p.y + at.inner + along);
     if (kPrologue == ConvPrologue::kResidual) {
-      cell.add_outer = dev::ldg128_nc(p.stream_in + at.to_stream + at.outer + along);
-      cell.add_inner = dev::ldg128_nc(p.stream_in + at.to_stream + at.inner + along);
+      cell.add_outer = dev::ldg128_stream(p.stream_in + at.to_stream + at.outer + along);
+      cell.add_inner = dev::ldg128_stream(p.stream_in + at.to_stream + at.inner + along);
     }
   }
 

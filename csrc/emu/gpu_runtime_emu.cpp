@@ -10,6 +10,8 @@ namespace cae::gpu {
 
 bool is_emulated() { return true; }
 
+int multiprocessors(int /*device*/) { return 132; }  // an H100's
+
 DeviceGuard::DeviceGuard(int device) {
   if (device != 0) {
     throw std::runtime_error("the emulator has device 0 only, got " + std::to_string(device));

@@ -118,7 +118,7 @@ KFN void store(T* p, T v) {
   std::memcpy(cae::emu::global_bytes(*current_lane, p, sizeof(T), Access::kWrite), &v, sizeof(T));
 }
 KFN uint4 ldg128(const void* p) { return read_global<uint4>(p, Access::kReadOnly); }
-KFN uint4 ldg128_nc(const void* p) { return read_global<uint4>(p, Access::kRead); }
+KFN uint4 ldg128_stream(const void* p) { return read_global<uint4>(p, Access::kRead); }
 KFN void stg128(void* p, uint4 v) { store(static_cast<uint4*>(p), v); }
 
 KFN void sts128(uint32_t a, uint4 v) { cae::emu::store_shared(*current_lane, a, v); }

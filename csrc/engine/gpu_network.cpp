@@ -19,6 +19,9 @@ constexpr float kNormEpsilon = 1e-5F;
 // Every block of the next layer reads all parts; above this many a kernel merges them first.
 constexpr int32_t kMostParts = 64;
 constexpr int32_t kMergedParts = 16;
+// A block keeps scale and shift of all channels beside its patches: no more fit in the 99 KB that
+// every GPU since compute capability 8.0 has.
+constexpr int64_t kMostWidth = 512;
 
 /// Pixels of each tile that lie inside the image.
 std::vector<float> tile_counts(int height, int width) {
@@ -126,10 +129,14 @@ void GpuNetwork::set_moments(GpuConv& conv) {
 GpuConv GpuNetwork::make_conv(ConvKind kind, ConvEpilogue epilogue, const WeightMap& weights,
                               const ConvSpec& spec, const std::vector<float>* in_scale) {
   const float* weight = weights.at(spec.name + ".weight").data;
-  const cuda::PackedConv packed = cuda::pack_conv(kind, weight, spec.out_channels, spec.in_channels,
-                                                  in_scale ? in_scale->data() : nullptr);
+  const float* bias =
+      epilogue == ConvEpilogue::kMoments ? nullptr : weights.at(spec.name + ".bias").data;
+  const cuda::PackedConv packed =
+      cuda::pack_conv(kind, weight, bias, spec.out_channels, spec.in_channels,
+                      in_scale == nullptr ? nullptr : in_scale->data());
   GpuConv conv;
   conv.scale = packed.scale;
+  conv.multiprocessors = multiprocessors(device);
   cuda::ConvParams& p = conv.params;
   p.kind = kind;
   p.epilogue = epilogue;
@@ -140,8 +147,8 @@ GpuConv GpuNetwork::make_conv(ConvKind kind, ConvEpilogue epilogue, const Weight
   p.out_channels = packed.out_channels;
   p.real_channels = packed.real_channels;
   p.weights = keep(packed.weights);
-  if (epilogue != ConvEpilogue::kMoments) {
-    p.bias = keep(pad_bias(conv, weights.at(spec.name + ".bias").data));
+  if (bias != nullptr) {
+    p.bias = keep(pad_bias(conv, bias));
   }
   set_moments(conv);
   return conv;
@@ -225,6 +232,8 @@ std::vector<int64_t> grouped_places(int64_t groups, int64_t channels, int64_t st
 
 GpuNetwork build_gpu_network(const NetworkConfig& config, const WeightMap& weights, int device) {
   check_weights(config, weights);
+  CAE_CHECK(config.channels <= kMostWidth, "the GPU engine serves channels of at most ", kMostWidth,
+            ", got ", config.channels);
   const DeviceGuard guard(device);
   GpuNetwork network;
   network.config = config;

@@ -25,6 +25,7 @@ struct GpuConv {
   cuda::ConvParams params;  // all but the pointers and rows of a call
   LayerMoments moments;
   std::vector<float> scale;  // of each stored output, see conv_pack.h
+  int multiprocessors = 1;   // of the GPU
 
   /// Halves that one row of the output takes.
   int64_t out_numel() const;

@@ -20,6 +20,10 @@ GpuWorkspace::GpuWorkspace(const GpuNetwork& network, int64_t batch) : rows(batc
   Bump counter(nullptr);
   plan(network, counter);
   memory_ = DeviceBuffer(network.device, counter.used());
+  // Rows of points that are left out are read by layers whose results for them nobody reads.
+  const DeviceGuard guard(network.device);
+  fill_zero(memory_.data(), memory_.bytes(), nullptr);
+  synchronize(nullptr);
   Bump bump(memory_.data());
   plan(network, bump);
 }

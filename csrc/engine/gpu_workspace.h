@@ -35,7 +35,6 @@ struct LayerOutput {
 
 LayerOutput take_output(Bump& bump, const GpuConv& conv, int64_t rows);
 
-/// Layers that do not live at the same time share memory.
 struct EncodeBuffers {
   std::vector<LayerOutput> class_convs;
   std::vector<LayerOutput> individual_convs;

@@ -43,8 +43,8 @@ KFN void mma16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 KFN uint4 ldg128(const void* p) { return __ldg((const uint4*)p); }
-KFN uint4 ldg128_nc(const void* p) {  // written earlier in this stream: keep it out of the
-                                      // read-only path, stream through L2
+KFN uint4 ldg128_stream(const void* p) {  // written earlier in this stream: keep it out of the
+                                          // read-only path, stream through L2
   uint4 v;
   asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)

@@ -36,7 +36,7 @@ ConvProblem::ConvProblem(const ConvCase& conv, unsigned seed) : c(conv), random_
   for (float& w : weight) {
     w = 0.05F * normal();
   }
-  packed = cuda::pack_conv(c.kind, weight.data(), c.out, c.in, nullptr);
+  packed = cuda::pack_conv(c.kind, weight.data(), nullptr, c.out, c.in, nullptr);
   const int columns = cuda::conv_columns(c.epilogue, stored_out);
   const int blocks = cuda::conv_pieces(columns);
   padded_bias.assign(static_cast<size_t>(blocks) * cuda::kConvColumns, 0.0F);
