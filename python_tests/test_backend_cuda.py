@@ -184,3 +184,25 @@ def test_any_layout_goes_in(gpu: str) -> None:
     decoded = to_numpy(backend.decode(individual, codes, zero))
     for source in (expected, torch.from_numpy(expected).to(place), expected[:, ::-1][:, ::-1]):
         np.testing.assert_array_equal(to_numpy(backend.decode(source, codes, zero)), decoded)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-30, 1e-41])
+def test_channels_that_are_nearly_dead_do_not_overflow(gpu: str, size: float) -> None:
+    """Weights far below their bias, scaled to unit norm, would carry the bias beyond halves."""
+    model = toy_model()
+    weights = {name: value.copy() for name, value in model.weights.items()}
+    weights["class_encoder.conv1.weight"][0] *= np.float32(size)
+    weights["class_encoder.conv1.bias"][0] = 0.5
+    weights["decoder.up0.weight"] *= np.float32(size)
+    weights["decoder.up0.bias"][:] = np.linspace(-1, 1, len(weights["decoder.up0.bias"]))
+    weights["decoder.block0.conv1.weight"][1] *= np.float32(size)
+    model = cf.CAE(model.config, weights)
+    images = random_images(model.config, 2)
+    backend = select_backend("cuda", model, device=gpu, max_batch=2)
+    exact = select_backend("cpu", model, max_batch=2)
+    _, codes = backend.encode(images)
+    individual, expected = exact.encode(images)
+    assert relative_error(codes, expected) < LIMIT
+    rows = np.arange(2, dtype=np.int32)
+    decoded = to_numpy(backend.decode(individual, expected, rows))
+    assert relative_error(decoded, exact.decode(individual, expected, rows)) < LIMIT

@@ -27,7 +27,7 @@ LEAST_CAPABILITY = (8, 0)
 _LARGEST_BATCH = 65535  # what the engine's grids can count
 _ALIGNMENT = 16  # of a tensor that kernels read in place
 _INSTEAD = "use backend='torch' with device='cuda' for the GPU, or backend='cpu'"
-_made_in: set[int] = set()  # processes that made an engine on a GPU: this one, and ancestors
+_made_in: set[int] = set()  # processes that used a GPU: this one, and ancestors
 
 
 def why_unusable(index: int) -> str:
@@ -59,6 +59,7 @@ def why_unusable(index: int) -> str:
             f"GPU {index} ({name}) is of compute capability {capability[0]}.{capability[1]}, "
             "8.0 or later is needed"
         )
+    _made_in.add(os.getpid())
     try:
         _backend.check_cuda_device(index)
     except RuntimeError as error:

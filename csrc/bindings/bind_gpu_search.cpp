@@ -87,18 +87,37 @@ std::vector<int64_t> image_shape(const GpuSearch& search, int64_t count) {
   return {count, config.in_channels, config.image_size, config.image_size};
 }
 
-/// Copies an argument to where the search looks for it.
+/// Copies an argument to where the search looks for it: from NumPy without memory in between.
 void copy_in(const GpuSearch& search, const py::object& value, const char* name, int code,
              const std::vector<int64_t>& shape, void* target, Stream queue) {
-  const DeviceArgument argument(value, name, code, search.engine().device(), queue);
-  CAE_CHECK(argument.shape() == shape, name, " must be ", cae::shape_string(shape), ", got ",
-            cae::shape_string(argument.shape()));
-  int64_t count = 1;
+  int64_t bytes = 4;
   for (const int64_t size : shape) {
-    count *= size;
+    bytes *= size;
   }
+  const auto check = [&](const std::vector<int64_t>& got) {
+    CAE_CHECK(got == shape, name, " must be ", cae::shape_string(shape), ", got ",
+              cae::shape_string(got));
+  };
   const cae::gpu::DeviceGuard guard(search.engine().device());
-  cae::gpu::copy_on_device(target, argument.floats(), static_cast<size_t>(count) * 4, queue);
+  if (!py::isinstance<py::array>(value)) {
+    const DeviceArgument argument(value, name, code, search.engine().device(), queue);
+    check(argument.shape());
+    cae::gpu::copy_on_device(target, argument.floats(), static_cast<size_t>(bytes), queue);
+    return;
+  }
+  const auto upload = [&](auto host) {
+    check(host.shape());
+    const auto view = host.view();
+    without_gil([&] {
+      cae::gpu::copy_to_device(target, view.data, static_cast<size_t>(bytes), queue);
+      cae::gpu::synchronize(queue);  // the host's memory may go
+    });
+  };
+  if (code == kDlFloat) {
+    upload(FloatArray(value, name));
+  } else {
+    upload(IndexArray(value, name));
+  }
 }
 
 void set_inputs(GpuSearch& search, const py::object& images, const py::object& wanted,
