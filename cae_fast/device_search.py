@@ -10,7 +10,6 @@ host. Any other classifier is called from the host, with the same functions.
 from __future__ import annotations
 
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,7 +89,6 @@ class DeviceSearcher:
             codes = np.ascontiguousarray(bank.codes, dtype=np.float32)
             self._bank = backend.module.DeviceBank(backend.engine, codes, classes)
         self._plans: OrderedDict[tuple[Any, ...], _Plan] = OrderedDict()
-        self._turn = threading.RLock()
         self._busy = False
         self.stepping = "host"
 
@@ -116,7 +114,7 @@ class DeviceSearcher:
         Raises:
             RuntimeError: `classify` itself asks for an explanation here.
         """
-        with self._backend.working() as queue, self._turn:
+        with self._backend.working() as queue:
             if self._busy:
                 raise RuntimeError("a classifier cannot call explain() of the explainer it is in")
             self._busy = True
@@ -209,8 +207,8 @@ class _Plan:
                 self._state = state
                 return
             self._why = why
+            self._set_inputs(group, group.left_out, queue)  # a capture may have changed them
         self.stepping = f"host: {self._why}" if self._why and state is not None else "host"
-        self._set_inputs(group, group.left_out, queue)
         self._step(classify, queue, ask=True)
 
     def _set_inputs(self, group: Group, left_out: npt.NDArray[np.bool_], queue: int) -> None:
