@@ -85,8 +85,9 @@ def test_pins_satisfy_the_stated_ranges(name: str, extras: list[str]) -> None:
 
 def test_every_extra_is_pinned_and_in_all() -> None:
     extras = pyproject()["project"]["optional-dependencies"]
-    everything = Requirement(extras["all"][0]).extras
-    assert everything == set(extras) - {"all", "dev", "bench"}
+    everything = set().union(*(Requirement(line).extras for line in extras["all"]))
+    # `tensorrt` needs a data-centre GPU to be of use; tests and CI use `tensorrt-rtx`.
+    assert everything == set(extras) - {"all", "dev", "bench", "tensorrt"}
     pinned = pins("dev.txt")
     for extra in everything:
         assert {canonicalize_name(r.name) for r in wanted([extra])} <= set(pinned)
