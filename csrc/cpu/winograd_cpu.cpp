@@ -94,7 +94,8 @@ class WinogradJob {
 
   void transform(const LayerImage& image, const WinogradChunk& chunk, bool keep,
                  float* inputs) const {
-    if (image.source.residual != nullptr && plan_.rows_size() > 0) {
+    const bool copies = image.stream != nullptr && image.source.residual == nullptr;
+    if (plan_.rows_size() > 0 && !copies) {
       transform_rows(image, chunk, keep, inputs);
       return;
     }
@@ -103,47 +104,59 @@ class WinogradJob {
     }
   }
 
+  Padding padding() const {
+    return plan_.kind == WinogradKind::kUpsample ? Padding::kReplicate : Padding::kReflect;
+  }
+
   /// Whole rows of tiles. Image and residual are read and the stream is written from end to end:
-  /// memory serves that faster than pieces of 4 x 4 pixels from each. The last six rows are kept.
+  /// memory serves that faster than pieces of 4 x 4 pixels from each. What a row of tiles sees is
+  /// kept.
   void transform_rows(const LayerImage& image, const WinogradChunk& chunk, bool keep,
                       float* inputs) const {
+    const bool strided = plan_.kind == WinogradKind::kStride2;
+    const int64_t patch = plan_.patch();
+    const int64_t step = patch - 2;
     const int64_t row_floats = plan_.width * plan_.channels;
-    const int64_t first_row = chunk.tile / plan_.tile_columns * 4;
-    const int64_t last_row = first_row + chunk.tiles / plan_.tile_columns * 4;
+    const int64_t first_row = chunk.tile / plan_.tile_columns * step;
+    const int64_t last_row = first_row + chunk.tiles / plan_.tile_columns * step;
     float* kept = inputs + plan_.input_size() + plan_.product_size();
     int64_t loaded = std::max<int64_t>(first_row - 1, 0);
     int64_t columns[kMostPatch];
     int64_t rows[kMostPatch];
-    for (int64_t row = first_row; row < last_row; row += 4) {
-      for (; loaded < std::min(row + 5, plan_.height); ++loaded) {
+    WinogradInputArgs args{};
+    args.in = kept;
+    args.channels = plan_.channels;
+    args.rows = rows;
+    args.columns = columns;
+    args.products = inputs;
+    args.frequency_stride = plan_.input_stride();
+    for (int64_t row = first_row; row < last_row; row += step) {
+      for (; loaded < std::min(row + step + 1, plan_.height); ++loaded) {
         const bool own = loaded >= first_row && loaded < last_row;
-        load_row(image, loaded, keep && own, kept + loaded % plan_.kTileRows * row_floats);
+        load_row(image, loaded, keep && own, kept + loaded % patch * row_floats);
       }
-      for (int64_t i = 0; i < plan_.kTileRows; ++i) {
+      for (int64_t i = 0; i < patch; ++i) {
         // below an image's last row of tiles no output sees what is kept, and any row will do
-        const int64_t y = std::max(border_index(row + i - 1, plan_.height, Padding::kReflect),
+        const int64_t y = std::max(border_index(row + i - 1, plan_.height, padding()),
                                    std::max<int64_t>(row - 1, 0));
-        rows[i] = y % plan_.kTileRows * plan_.width;
+        rows[i] = y % patch * plan_.width;
       }
       for (int64_t column = 0; column < plan_.tile_columns; ++column) {
-        for (int64_t i = 0; i < plan_.kTileRows; ++i) {
-          columns[i] = border_index(column * 4 + i - 1, plan_.width, Padding::kReflect);
+        for (int64_t i = 0; i < patch; ++i) {
+          columns[i] = border_index(column * step + i - 1, plan_.width, padding());
         }
-        WinogradInputArgs args{};
-        args.in = kept;
-        args.channels = plan_.channels;
-        args.rows = rows;
-        args.columns = columns;
-        args.products = inputs;
-        args.frequency_stride = plan_.input_stride();
-        table_.winograd_input3(args);
-        inputs += plan_.depth;
+        strided ? table_.winograd_input2(args) : table_.winograd_input3(args);
+        args.products += plan_.depth;
       }
     }
   }
 
   void load_row(const LayerImage& image, int64_t y, bool keep, float* row) const {
     const int64_t offset = y * plan_.width * plan_.channels;
+    if (image.source.residual == nullptr) {
+      load_source(table_, image.source, offset, plan_.width, plan_.channels, row);
+      return;
+    }
     ResidualArgs args;
     args.in = image.source.in + offset;
     args.scale = image.source.scale;
@@ -159,17 +172,15 @@ class WinogradJob {
 
   void transform_tile(const LayerImage& image, int64_t tile, bool keep, float* inputs) const {
     const bool strided = plan_.kind == WinogradKind::kStride2;
-    const Padding padding =
-        plan_.kind == WinogradKind::kUpsample ? Padding::kReplicate : Padding::kReflect;
-    const int64_t patch = strided ? 10 : 6;
-    const int64_t step = strided ? 8 : 4;
+    const int64_t patch = plan_.patch();
+    const int64_t step = patch - 2;
     const int64_t row = tile / plan_.tile_columns * step;
     const int64_t column = tile % plan_.tile_columns * step;
     int64_t rows[kMostPatch];
     int64_t columns[kMostPatch];
     for (int64_t i = 0; i < patch; ++i) {
-      rows[i] = border_index(row + i - 1, plan_.height, padding) * plan_.width;
-      columns[i] = border_index(column + i - 1, plan_.width, padding);
+      rows[i] = border_index(row + i - 1, plan_.height, padding()) * plan_.width;
+      columns[i] = border_index(column + i - 1, plan_.width, padding());
     }
     WinogradInputArgs args;
     args.in = image.source.in;

@@ -197,17 +197,20 @@ void winograd_input3(const WinogradInputArgs& args) {
 /// Even and odd rows and columns of the patch lie behind each other in the depth of the product.
 template <class Isa>
 void winograd_input2(const WinogradInputArgs& args) {
-  for (int64_t row = 0; row < 2; ++row) {
-    for (int64_t column = 0; column < 2; ++column) {
-      float* products = args.products + (2 * row + column) * args.channels;
-      if (args.relu) {
-        input_patch<Isa, 5, true, false, false>(args, args.rows + row, args.columns + column, 2,
-                                                products);
-      } else {
-        input_patch<Isa, 5, false, false, false>(args, args.rows + row, args.columns + column, 2,
-                                                 products);
+  const auto patch = [&](auto function) {
+    for (int64_t row = 0; row < 2; ++row) {
+      for (int64_t column = 0; column < 2; ++column) {
+        function(args, args.rows + row, args.columns + column, int64_t{2},
+                 args.products + (2 * row + column) * args.channels);
       }
     }
+  };
+  if (args.scale == nullptr) {
+    patch(&input_patch<Isa, 5, false, false, false, false>);
+  } else if (args.relu) {
+    patch(&input_patch<Isa, 5, true, false, false>);
+  } else {
+    patch(&input_patch<Isa, 5, false, false, false>);
   }
 }
 

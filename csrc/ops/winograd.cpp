@@ -16,6 +16,7 @@ namespace {
 
 constexpr int64_t kTile = 4;                    // outputs of a tile along an axis, per phase
 constexpr int64_t kProductFloats = 150 * 1024;  // of a block: 600 KiB of the second-level cache
+constexpr int64_t kUpsampleProductFloats = 300 * 1024;  // more, so that weights pass by less often
 constexpr int64_t kInputFloats = 640 * 1024;    // of a chunk: 2.5 MiB of the last-level cache
 constexpr int64_t kBlockChannels = 64;          // output channels of a task, at most
 constexpr int64_t kUpsampleBlockChannels = 32;  // times four phases
@@ -131,7 +132,9 @@ void pack_weights(WinogradPlan& plan, int64_t r, const std::vector<PhaseFilters>
 /// no more tiles than the caches hold.
 void cut_chunks(WinogradPlan& plan) {
   const int64_t tiles = plan.tile_rows * plan.tile_columns;
-  const int64_t most = std::min(kProductFloats / (plan.frequencies * plan.blocks.front().columns),
+  const int64_t product_floats =
+      plan.kind == WinogradKind::kUpsample ? kUpsampleProductFloats : kProductFloats;
+  const int64_t most = std::min(product_floats / (plan.frequencies * plan.blocks.front().columns),
                                 kInputFloats / (plan.frequencies * plan.depth));
   int64_t count = ceil_div(tiles, std::max<int64_t>(1, most));
   if (count > 1) {

@@ -73,13 +73,13 @@ struct WinogradPlan {
     return chunk_tiles * block.columns + 16;
   }
   int64_t product_size() const;
-  /// Floats of the image's rows that a row of 3x3 tiles sees, where chunks are of whole rows: a sum
-  /// with a residual is made row by row first. Else 0.
+  /// Rows or columns of the image that a tile sees; the next one begins two before the last.
+  int64_t patch() const { return kind == WinogradKind::kStride2 ? 10 : 6; }
+  /// Floats of the image's rows that a row of tiles sees, where chunks are of whole rows: they are
+  /// normalised row by row first. Else 0.
   int64_t rows_size() const {
-    const bool rows = kind == WinogradKind::kConv3x3 && chunk_tiles % tile_columns == 0;
-    return rows ? kTileRows * width * channels : 0;
+    return chunk_tiles % tile_columns == 0 ? patch() * width * channels : 0;
   }
-  static constexpr int64_t kTileRows = 6;
   /// Valid outputs of a tile along an axis of `tiles` tiles: [begin, end).
   struct Range {
     int64_t begin;
