@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +24,7 @@ from .arrays import (
     resize_weights,
     to_numpy,
 )
+from .classifier_input import NARROW_BYTES, InputForm, form_of, inference, module_place
 from .classifier_outputs import Outputs, array_of, as_logits
 from .errors import ClassifierError
 
@@ -188,7 +188,18 @@ class Classifier:
         parts = [self._classify(array[first : first + step]) for first in range(0, shape[0], step)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def on_device(self, images: Any) -> Any:
+    def input_form(self, channels: int, size: int) -> InputForm | None:
+        """How a torch function gets images [N, channels, size, size] of the explaining GPU.
+
+        Returns:
+            What :meth:`on_device` takes as `ready`; None where the images serve as they are, or
+            only :meth:`on_device` can make of them what the function wants.
+        """
+        if self._size not in (None, (size, size)):
+            return None
+        return form_of(self._fn, channels, self._channels, self._mean, self._std)
+
+    def on_device(self, images: Any, *, ready: bool = False) -> Any:
         """Classifies tensors without taking the logits off their device.
 
         Nothing waits for the device, so that it may be captured in a graph: values are not looked
@@ -196,6 +207,7 @@ class Classifier:
 
         Args:
             images: torch tensor [N, C, H, W] float32 in [-1, 1].
+            ready: They are in the form of :meth:`input_form` already.
 
         Returns:
             Logits [N, K], a float32 tensor where the function returned one, else NumPy.
@@ -208,7 +220,7 @@ class Classifier:
         parts = []
         for first in range(0, count, step):
             part = images[first : first + step]
-            raw = self._run(part)
+            raw = self._run(part, ready=ready)
             raw = raw if kind_of(raw) == "torch" else to_numpy(raw)
             parts.append(self._logits(raw[: part.shape[0]] if self._pad else raw, part.shape[0]))
         if len(parts) == 1:
@@ -226,14 +238,14 @@ class Classifier:
         logits: Float32 = self._logits(raw[:count] if self._pad else raw, count)
         return logits
 
-    def _run(self, images: Any) -> Any:
+    def _run(self, images: Any, *, ready: bool = False) -> Any:
         """What the function makes of images, as an array."""
         count = images.shape[0]
         try:
-            prepared = self._prepare(images)
+            prepared = images if ready else self._prepare(images)
             if self._pad and self._batch is not None and count < self._batch:
                 prepared = prepared[[*range(count), *([0] * (self._batch - count))]]
-            with _inference(self._fn, self.arrays):
+            with inference(self._fn, self.arrays):
                 return array_of(self._fn(prepared), self.name)
         except (ClassifierError, MemoryError):
             raise
@@ -245,8 +257,16 @@ class Classifier:
 
     def _prepare(self, images: Any) -> Any:
         """Channels, size and normalisation, on whatever kind of array this is."""
-        if is_module(self._fn):
-            images = _onto_module(images, self._fn)
+        place = module_place(self._fn) if is_module(self._fn) else None
+        if place is None:
+            return self._prepare_here(images)
+        device, dtype = place
+        wide = dtype.itemsize > NARROW_BYTES
+        images = images.to(device=device, dtype=dtype if wide else None)
+        return self._prepare_here(images).to(dtype)  # halves are rounded once, at the end
+
+    def _prepare_here(self, images: Any) -> Any:
+        """The same in the dtype that the images are of."""
         have, want = images.shape[1], self._channels
         if want is not None and have != want:
             if (have, want) == (1, 3):
@@ -368,31 +388,3 @@ def _as_dtype(array: Any, template: Any) -> Any:
     if array.dtype == template.dtype:
         return array
     return array.to(template.dtype) if kind_of(array) == "torch" else array.astype(template.dtype)
-
-
-def _onto_module(images: Any, module: Any) -> Any:
-    """Tensors on a module's device, in its floating dtype."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_floating_point():
-            return images.to(device=tensor.device, dtype=tensor.dtype)
-    return images
-
-
-@contextmanager
-def _inference(fn: Any, arrays: Kind | None) -> Iterator[None]:
-    """No gradients for torch functions; eval mode for a module, undone afterwards."""
-    import sys
-
-    torch = sys.modules.get("torch")
-    if torch is None or arrays in ("numpy", "cupy"):
-        yield
-        return
-    training = [part for part in fn.modules() if part.training] if is_module(fn) else []
-    with torch.no_grad():
-        for part in training:
-            part.training = False
-        try:
-            yield
-        finally:
-            for part in training:
-                part.training = True

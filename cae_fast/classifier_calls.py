@@ -11,6 +11,7 @@ from .backends import Backend
 from .backends.cuda import CudaBackend
 from .backends.cuda_graph import state_of
 from .classifier import Classifier
+from .classifier_input import InputForm, module_place
 from .errors import ClassifierError
 from .model import CAEConfig
 
@@ -68,11 +69,35 @@ class ClassifierCalls:
         self._check(logits)
         return logits
 
-    def on_device(self, images: Any) -> Any:
-        """Images [m, C, S, S] in device memory -> logits [m, K], there where that can be."""
-        if self.kind != "torch" or not (self.here or self.is_module):
+    @property
+    def gets_device_tensors(self) -> bool:
+        """Whether :meth:`on_device` hands over tensors without a way through the host."""
+        return self.kind == "torch" and (self.here or self.is_module)
+
+    def form(self) -> InputForm | None:
+        """How the kernels are to write path points for the classifier; None: as images."""
+        backend, place = self.backend, None
+        if not isinstance(backend, CudaBackend) or not self.gets_device_tensors:
+            return None
+        if self.is_module and (place := module_place(self.classifier.function)) is not None:
+            device = "cpu" if backend.index is None else backend.device
+            if str(place[0]) != device:
+                return None  # it is elsewhere
+        return self.classifier.input_form(self.config.in_channels, self.config.image_size)
+
+    def on_device(self, images: Any, form: InputForm | None = None) -> Any:
+        """Images in device memory -> logits [m, K], there where that can be.
+
+        Args:
+            images: [m, C, S, S]; or what :meth:`form` says, as it lies in memory.
+            form: What :meth:`form` said, where they are in it.
+        """
+        if not self.gets_device_tensors:
             return self.to_host(images)
-        logits = self.classifier.on_device(as_kind(images, "torch"))
+        tensor = as_kind(images, "torch")
+        if form is not None and form.channels_last:
+            tensor = tensor.permute(0, 3, 1, 2)
+        logits = self.classifier.on_device(tensor, ready=form is not None)
         self._check(logits)
         return logits
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from .arrays import Float32, kind_of, like, to_numpy
 from .backends import Backend, DecodeSession
-from .device_search import DeviceSearcher, Group
+from .classifier_input import InputForm
+from .device_search import Classify, DeviceSearcher, Group
 from .exemplars import Exemplars
 from .explanation import Explanation
 from .memory import allocate, in_groups
@@ -29,18 +30,21 @@ class OnDevice:
 
     Attributes:
         searcher: Of the backend.
-        classify: Device array [m, C, S, S] -> logits [m, K] of any kind.
+        classify: (device array [m, C, S, S], None) or (points in `form`, `form`) -> logits [m, K]
+            of any kind.
         state: What a graph of `classify` depends on, where it may be captured; else None.
         rescue: Makes the backend for images whose pictures overflow half precision.
         tensor: The user's images where they are a tensor on the searcher's device: then pictures
             stay there; else None.
+        form: How the classifier wants path points; None: as images.
     """
 
     searcher: DeviceSearcher
-    classify: Callable[[Any], Any]
+    classify: Classify
     state: tuple[Any, ...] | None
     rescue: Callable[[], Backend]
     tensor: Any = None
+    form: InputForm | None = None
 
 
 @dataclass(frozen=True)
@@ -232,6 +236,7 @@ class ExplainJob:
             k=1 if given else self.exemplars.k,
             rules=self.rules,
             against_image=self.against == "image",
+            form=self.on_device.form,
         )
         found = self.on_device.searcher.run(
             group,
@@ -340,3 +345,14 @@ def _put(
 
     there = torch.from_numpy(rows).to(target.device)
     target[there] = values[torch.from_numpy(np.flatnonzero(chosen)).to(target.device)]
+
+
+def row_texts(values: Any, count: int, argument: str) -> list[Any] | None:
+    """The entries of an argument with one per image, or None."""
+    if values is None:
+        return None
+    if isinstance(values, str) or len(values) != count:
+        raise ValueError(
+            f"{argument} must be a list of {count}, one for each image, got {values!r:.100}"
+        )
+    return list(values)

@@ -30,7 +30,7 @@ from .classifier_calls import ClassifierCalls
 from .device_search import LARGEST_CODE, DeviceSearcher
 from .errors import ClassifierError
 from .exemplars import Exemplars
-from .explain_job import ExplainJob, OnDevice
+from .explain_job import ExplainJob, OnDevice, row_texts
 from .explanation import Explanation
 from .memory import allocate_rows, in_groups
 from .model import CAE
@@ -202,8 +202,8 @@ class Explainer:
             )
             if isinstance(frames, bool) or not isinstance(frames, int) or frames < 0 or frames == 1:
                 raise ValueError(f"frames must be 0 or an integer of at least 2, got {frames!r}")
-            names = _row_texts(names, count, "names") or [f"image {i}" for i in range(count)]
-            known = _row_texts(rejected, count, "rejected") or [None] * count
+            names = row_texts(names, count, "names") or [f"image {i}" for i in range(count)]
+            known = row_texts(rejected, count, "rejected") or [None] * count
             with clock("encode"):
                 chosen = Exemplars(
                     exemplars,
@@ -366,7 +366,8 @@ class Explainer:
         if self._searcher is None:
             self._searcher = DeviceSearcher(backend, self.bank)
         tensor = calls.template if calls.here else None
-        return OnDevice(self._searcher, calls.on_device, calls.state(), self._float32, tensor)
+        made = calls.on_device, calls.state(), self._float32, tensor, calls.form()
+        return OnDevice(self._searcher, *made)
 
     def _float32(self) -> Backend:
         """The CPU engine, for what overflows half precision; made when first needed."""
@@ -387,14 +388,3 @@ class Explainer:
             "max_batch": self.backend.max_batch,
             "stepping": "host" if self._searcher is None else self._searcher.stepping,
         }
-
-
-def _row_texts(values: Any, count: int, argument: str) -> list[Any] | None:
-    """One entry per image, or None."""
-    if values is None:
-        return None
-    if isinstance(values, str) or len(values) != count:
-        raise ValueError(
-            f"{argument} must be a list of {count}, one for each image, got {values!r:.100}"
-        )
-    return list(values)

@@ -25,6 +25,7 @@ using cae::bindings::read_integer;
 using cae::bindings::read_method;
 using cae::bindings::read_stream;
 using cae::bindings::without_gil;
+using cae::cuda::ClassifierInput;
 using cae::gpu::DeviceBank;
 using cae::gpu::GpuEngine;
 using cae::gpu::GpuSearch;
@@ -51,12 +52,38 @@ std::shared_ptr<DeviceBank> make_bank(const GpuEngine& engine, const py::object&
   return bank;
 }
 
+/// How a classifier wants path points: "dtype", "channels", "channels_last", "mean", "std" (these
+/// two numbers by channel, or None). Throws std::invalid_argument.
+ClassifierInput read_classifier_input(const py::dict& wanted) {
+  ClassifierInput input;
+  const auto dtype = py::cast<std::string>(wanted["dtype"]);
+  CAE_CHECK(dtype == "float32" || dtype == "float16", "dtype must be float32 or float16, got ",
+            dtype);
+  input.half = dtype == "float16";
+  input.channels = read_integer<int32_t>(wanted["channels"], "channels");
+  CAE_CHECK(input.channels >= 1 && input.channels <= cae::cuda::kMaxImageChannels,
+            "channels must be in 1..", cae::cuda::kMaxImageChannels, ", got ", input.channels);
+  input.channels_last = py::cast<bool>(wanted["channels_last"]);
+  input.normalise = !wanted["mean"].is_none();
+  if (input.normalise) {
+    const auto mean = py::cast<std::vector<float>>(wanted["mean"]);
+    const auto std_dev = py::cast<std::vector<float>>(wanted["std"]);
+    const auto channels = static_cast<size_t>(input.channels);
+    CAE_CHECK(mean.size() == channels && std_dev.size() == channels, "mean and std must be ",
+              channels, " numbers each, got ", mean.size(), " and ", std_dev.size());
+    std::copy(mean.begin(), mean.end(), input.mean);
+    std::copy(std_dev.begin(), std_dev.end(), input.std_dev);
+  }
+  return input;
+}
+
 std::shared_ptr<GpuSearch> make_search(const std::shared_ptr<GpuEngine>& engine,
                                        const std::shared_ptr<DeviceBank>& bank, int32_t images,
                                        int32_t num_classes, int32_t grid, int32_t coarse,
                                        int32_t depth, double min_probability,
                                        const py::object& coarse_batch, const std::string& method,
-                                       int32_t exemplars, int32_t vertices, bool against_image) {
+                                       int32_t exemplars, int32_t vertices, bool against_image,
+                                       const py::object& classifier_input) {
   SearchPlan plan;
   plan.rules = {num_classes,
                 grid,
@@ -70,6 +97,9 @@ std::shared_ptr<GpuSearch> make_search(const std::shared_ptr<GpuEngine>& engine,
   plan.vertices = vertices;
   plan.exemplars = exemplars;
   plan.against_image = against_image;
+  if (!classifier_input.is_none()) {
+    plan.classifier = read_classifier_input(py::cast<py::dict>(classifier_input));
+  }
   std::shared_ptr<GpuSearch> search;
   without_gil([&] { search = std::make_shared<GpuSearch>(engine, plan, bank); });
   return search;
@@ -77,9 +107,14 @@ std::shared_ptr<GpuSearch> make_search(const std::shared_ptr<GpuEngine>& engine,
 
 /// A view of what the search holds.
 template <class T>
-DeviceArray view_of(const std::shared_ptr<GpuSearch>& search, T* data, std::vector<int64_t> shape) {
-  return {search, data, std::move(shape), std::is_same_v<T, float> ? kDlFloat : kDlInt,
-          search->engine().device()};
+DeviceArray view_of(const std::shared_ptr<GpuSearch>& search, T* data, std::vector<int64_t> shape,
+                    Stream queue) {
+  return {search,
+          data,
+          std::move(shape),
+          std::is_same_v<T, float> ? kDlFloat : kDlInt,
+          search->engine().device(),
+          queue};
 }
 
 std::vector<int64_t> image_shape(const GpuSearch& search, int64_t count) {
@@ -125,6 +160,7 @@ void set_inputs(GpuSearch& search, const py::object& images, const py::object& w
                 const py::object& stream) {
   const Stream queue = read_stream(stream);
   const int64_t n = search.plan().images;
+  search.set_queue(queue);
   copy_in(search, images, "images", kDlFloat, image_shape(search, n), search.images(), queue);
   copy_in(search, wanted, "wanted", kDlInt, {n}, search.wanted(), queue);
   copy_in(search, reachable, "reachable", kDlInt, {search.plan().rules.num_classes},
@@ -150,13 +186,25 @@ void begin(GpuSearch& search, const py::object& logits, bool given, const py::ob
 DeviceArray decode(const std::shared_ptr<GpuSearch>& search, int32_t round,
                    const py::object& stream) {
   const Stream queue = read_stream(stream);
+  search->set_queue(queue);
   CAE_CHECK(round >= 0 && round < search->rounds(), "round must be in 0..", search->rounds() - 1,
             ", got ", round);
   without_gil([&] {
     const Lock lock(search->engine().turn());
     search->decode(round, queue);
   });
-  return view_of(search, search->points(), image_shape(*search, search->round_points(round)));
+  const int64_t count = search->round_points(round);
+  const cae::cuda::ClassifierInput& form = search->plan().classifier;
+  if (search->classifier_input() == nullptr) {
+    return view_of(search, search->points(), image_shape(*search, count), queue);
+  }
+  const int64_t size = search->engine().config().image_size;
+  std::vector<int64_t> shape = {count, form.channels, size, size};
+  if (form.channels_last) {
+    shape = {count, size, size, form.channels};
+  }
+  return {search, search->classifier_input(), std::move(shape), kDlFloat, search->engine().device(),
+          queue,  form.half ? 16 : 32};
 }
 
 void step(GpuSearch& search, int32_t round, const py::object& logits, const py::object& stream) {
@@ -207,7 +255,7 @@ py::dict result(const std::shared_ptr<GpuSearch>& search, const py::object& stre
   field("reached_class", [](const FlipState& s) { return s.reached_class; });
   field("evaluations", [](const FlipState& s) { return s.evaluations; });
   const auto host = [&](const char* name, auto* data, std::vector<int64_t> shape) {
-    out[name] = view_of(search, data, std::move(shape)).to_numpy(queue);
+    out[name] = view_of(search, data, std::move(shape), queue).to_numpy(queue);
   };
   host("path_count", flips.path_count, {n});
   host("path_step", flips.path_step, {n, flips.max_points});
@@ -219,10 +267,13 @@ py::dict result(const std::shared_ptr<GpuSearch>& search, const py::object& stre
     host("missing", search->missing(), {n});
   }
   const int64_t size = search->engine().config().image_size;
-  out["counterfactual"] = view_of(search, search->counterfactual(), image_shape(*search, n));
-  out["reconstruction"] = view_of(search, search->reconstruction(), image_shape(*search, n));
-  out["difference"] = view_of(search, search->difference(), image_shape(*search, n));
-  out["saliency"] = view_of(search, search->saliency(), {n, size, size});
+  const auto there = [&](const char* name, float* data, std::vector<int64_t> shape) {
+    out[name] = view_of(search, data, std::move(shape), queue);
+  };
+  there("counterfactual", search->counterfactual(), image_shape(*search, n));
+  there("reconstruction", search->reconstruction(), image_shape(*search, n));
+  there("difference", search->difference(), image_shape(*search, n));
+  there("saliency", search->saliency(), {n, size, size});
   return out;
 }
 
@@ -247,18 +298,30 @@ void bind_gpu_search(py::module_& m) {
       "Class codes [R, D] float32 and classes [R] int32 (negative: not to be used) on a device.")
       .def(py::init(&make_bank), py::arg("engine"), py::arg("codes"), py::arg("classes"));
   py::class_<GpuSearch, std::shared_ptr<GpuSearch>>(m, "GpuSearch", py::module_local(), kSearchDoc)
-      .def(py::init(&make_search), py::arg("engine"), py::arg("bank"), py::kw_only(),
-           py::arg("images"), py::arg("num_classes"), py::arg("grid"), py::arg("coarse") = 4,
-           py::arg("depth") = 1, py::arg("min_probability") = 0.0,
-           py::arg("coarse_batch") = py::none(), py::arg("method") = "bisection",
-           py::arg("exemplars") = 1, py::arg("vertices") = 2, py::arg("against_image") = false,
-           "Plans a search of `images` images; bank may be None where paths are given.")
+      .def(
+          py::init(&make_search), py::arg("engine"), py::arg("bank"), py::kw_only(),
+          py::arg("images"), py::arg("num_classes"), py::arg("grid"), py::arg("coarse") = 4,
+          py::arg("depth") = 1, py::arg("min_probability") = 0.0,
+          py::arg("coarse_batch") = py::none(), py::arg("method") = "bisection",
+          py::arg("exemplars") = 1, py::arg("vertices") = 2, py::arg("against_image") = false,
+          py::arg("classifier_input") = py::none(),
+          "Plans a search of `images` images; bank may be None where paths are given. "
+          "classifier_input:\n"
+          "a dict of dtype, channels, channels_last, mean, std: what decode() makes of the points.")
       .def_property_readonly("rounds", &GpuSearch::rounds)
       .def_property_readonly("slots", &GpuSearch::slots)
       .def_property_readonly("images",
                              [](const std::shared_ptr<GpuSearch>& s) {
-                               return view_of(s, s->images(), image_shape(*s, s->plan().images));
+                               return view_of(s, s->images(), image_shape(*s, s->plan().images),
+                                              s->queue());
                              })
+      .def_property_readonly(
+          "points",
+          [](const std::shared_ptr<GpuSearch>& s) {
+            const int64_t slots = int64_t{s->plan().images} * s->slots();
+            return view_of(s, s->points(), image_shape(*s, slots), s->queue());
+          },
+          "Images [N slots, C, S, S] of the last round, whatever a classifier gets of them.")
       .def("set_inputs", &set_inputs, py::arg("images"), py::arg("wanted"), py::arg("reachable"),
            py::arg("left_out"), py::arg("paths") = py::none(), py::kw_only(), py::arg("stream") = 0,
            "Copies images [N, C, S, S], wanted [N] int32 (class, -1 any, -2 runner-up), reachable\n"
@@ -266,7 +329,9 @@ void bind_gpu_search(py::module_& m) {
       .def("begin", &begin, py::arg("logits"), py::arg("given") = false, py::kw_only(),
            py::arg("stream") = 0, "Encodes and starts, from the images' logits [N, K] float32.")
       .def("decode", &decode, py::arg("round"), py::kw_only(), py::arg("stream") = 0,
-           "Images [M, C, S, S] of a round, in the search's own memory.")
+           "Images [M, C, S, S] of a round, in the search's own memory; where a form for the "
+           "classifier\n"
+           "was asked for, in that: [M, S, S, C] for channels_last.")
       .def("step", &step, py::arg("round"), py::arg("logits"), py::kw_only(), py::arg("stream") = 0,
            "Takes their logits [M, K] float32.")
       .def(

@@ -83,6 +83,7 @@ class Decoding {
     p.images = images;
     p.finite = points_.finite == nullptr ? buffers_.finite : points_.finite;
     p.active = points_.active;
+    p.classifier = points_.classifier;
     cuda::output_conv(p, queue_);
   }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 
+#include "cuda/output_conv_cuda.h"
 #include "engine/gpu_workspace.h"
 
 namespace cae::gpu {
@@ -18,6 +19,7 @@ struct PathPoints {
   const float* table = nullptr;          // modulation rows
   const int32_t* mod_row = nullptr;      // [count] row of the table; null: the point itself
   int32_t* finite = nullptr;  // [count][tiles of the output] 1 where all pixels are; null: not kept
+  cuda::ClassifierInput classifier;  // what a classifier gets of them, where it has `values`
 };
 
 /// Individual codes and what all points of an image share, device memory.

@@ -60,6 +60,9 @@ void GpuSearch::plan_memory(Bump& bump) {
   const int64_t image = config.image_numel();
   images_ = bump.take<float>(n * image);
   points_ = bump.take<float>(points * image);
+  if (plan_.classifier.channels > 0) {
+    classifier_input_ = bump.take<char>(points * classifier_bytes());
+  }
   counterfactual_ = bump.take<float>(n * image);
   reconstruction_ = bump.take<float>(n * image);
   difference_ = bump.take<float>(n * image);
@@ -94,6 +97,11 @@ void GpuSearch::plan_memory(Bump& bump) {
   flips_.path_step = bump.take<int32_t>(history);
   flips_.path_logits = bump.take<float>(history * classes);
   flips_.logits_counterfactual = bump.take<float>(n * classes);
+}
+
+int64_t GpuSearch::classifier_bytes() const {
+  const int64_t size = engine_->config().image_size;
+  return plan_.classifier.channels * size * size * (plan_.classifier.half ? 2 : 4);
 }
 
 void GpuSearch::begin(const float* logits, bool given, Stream queue) {
@@ -175,6 +183,10 @@ void GpuSearch::decode(int32_t round, Stream queue) {
     where.active = flips_.active + first;
     where.table = buffers.table;
     where.finite = finite_ + first * tiles;
+    if (classifier_input_ != nullptr) {
+      where.classifier = plan_.classifier;
+      where.classifier.values = classifier_input_ + first * classifier_bytes();
+    }
     engine_->decode(shared_, where, points_ + first * config.image_numel(), queue);
   }
 }

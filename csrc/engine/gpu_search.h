@@ -25,10 +25,11 @@ struct DeviceBank {
 
 struct SearchPlan {
   search::FlipRules rules;
-  int32_t images = 0;          // N, at least 1
-  int32_t vertices = 2;        // V of each path; 2: from the image's code to its exemplars'
-  int32_t exemplars = 1;       // k bank rows averaged
-  bool against_image = false;  // differences are to the image, not to its reconstruction
+  int32_t images = 0;                // N, at least 1
+  int32_t vertices = 2;              // V of each path; 2: from the image's code to its exemplars'
+  int32_t exemplars = 1;             // k bank rows averaged
+  bool against_image = false;        // differences are to the image, not to its reconstruction
+  cuda::ClassifierInput classifier;  // how it wants points, all but `values`; 0 channels: as images
 };
 
 class GpuSearch {
@@ -42,6 +43,9 @@ class GpuSearch {
   const SearchPlan& plan() const { return plan_; }
   int32_t slots() const { return flips_.slots; }
   int32_t rounds() const { return rounds_; }
+  /// The stream that images() or points() were last queued on.
+  Stream queue() const { return queue_; }
+  void set_queue(Stream queue) { queue_ = queue; }
   int32_t max_points() const { return flips_.max_points; }
 
   // What the caller fills before begin(), device memory:
@@ -52,6 +56,7 @@ class GpuSearch {
   float* paths() const { return vertices_; }         // [N][V][D]: given() only
   // What it reads:
   float* points() const { return points_; }  // [N k][C][S][S] decoded by the last round
+  void* classifier_input() const { return classifier_input_; }  // of them; null: as they are
   const cuda::FlipBuffers& flips() const { return flips_; }
   float* counterfactual() const { return counterfactual_; }  // [N][C][S][S]
   float* reconstruction() const { return reconstruction_; }
@@ -76,18 +81,21 @@ class GpuSearch {
 
  private:
   void plan_memory(Bump& bump);
+  int64_t classifier_bytes() const;  // of one point
   void join_paths(bool given, Stream queue);
 
   std::shared_ptr<GpuEngine> engine_;
   SearchPlan plan_;
   std::shared_ptr<const DeviceBank> bank_;
   int32_t rounds_ = 0;
+  Stream queue_ = nullptr;
   DeviceBuffer memory_;
   cuda::FlipBuffers flips_;
   SharedImages shared_;
   uint16_t* stream_ = nullptr;
   float* images_ = nullptr;
   float* points_ = nullptr;
+  char* classifier_input_ = nullptr;
   float* codes_ = nullptr;
   float* ends_ = nullptr;
   float* vertices_ = nullptr;
