@@ -86,6 +86,28 @@ def test_what_the_bank_lacks_is_said_as_on_the_host(world: World, gpu: str) -> N
     assert said[0] == said[1]
 
 
+@pytest.mark.parametrize(("grid", "count", "tables"), [(16, 3, 1), (32, 2, None), (32, 1, 1)])
+def test_modulation_is_made_at_once(
+    world: World, grid: int, count: int, tables: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One table for a grid of up to 64 points, else one a round; never one for each batch."""
+    explainer = world.explainer(backend="cuda", device="emu", max_batch=count)
+    assert isinstance(explainer.backend, CudaBackend)
+    module: Any = explainer.backend.module
+    asked = {"exemplars": world.ends[:count], "target": 1, "tolerance": 1 / grid}
+    module.reset_launch_counts()
+    found = explainer.explain(world.images[:count], **asked)
+    counts = module.launch_counts()
+    rounds = counts["FlipCommitParams"]["launches"]
+    assert rounds >= 2
+    assert counts["PathCodesParams"]["launches"] == (tables or rounds)
+    assert counts["LinearParams"]["launches"] == 3 * (tables or rounds)
+    assert counts["OutputConvParams"]["launches"] > rounds  # batches of `count`
+    stepped = on_host(explainer, monkeypatch, world.images[:count], **asked)
+    for name in set(FIELDS) - {"evaluations"}:
+        np.testing.assert_array_equal(getattr(found, name), getattr(stepped, name), err_msg=name)
+
+
 def test_memory_and_plans_are_kept(world: World, gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     explainer = world.explainer(backend="cuda", device=gpu, max_batch=2)
     assert isinstance(explainer.backend, CudaBackend)

@@ -57,8 +57,9 @@ class GpuEngine {
   /// stream [count] -> what decode() needs of it. Any count.
   void share(const uint16_t* stream, int64_t count, const LayerOutput& first, Stream queue);
 
-  /// class_code [count][D] -> modulation table [count]. Any count up to max_batch.
-  void modulate(const float* class_code, int32_t count, float* table, Stream queue);
+  /// class_code [count][D] -> the table of `buffers`, all rows at once; as many as those have.
+  void modulate(const float* class_code, int32_t count, const ModulationBuffers& buffers,
+                Stream queue);
 
   /// Decodes at most max_batch points -> images [count][C][S][S].
   void decode(const SharedImages& shared, const PathPoints& points, float* images, Stream queue);

@@ -83,15 +83,19 @@ class GpuSearch {
   void plan_memory(Bump& bump);
   int64_t classifier_bytes() const;  // of one point
   void join_paths(bool given, Stream queue);
+  /// Modulation of `rows` points: of a round, or (`image_index` null) of the whole grid.
+  void make_table(int64_t rows, const int32_t* image_index, const int32_t* step, Stream queue);
 
   std::shared_ptr<GpuEngine> engine_;
   SearchPlan plan_;
   std::shared_ptr<const DeviceBank> bank_;
   int32_t rounds_ = 0;
+  bool whole_grid_ = false;  // its modulation is made once, in begin()
   Stream queue_ = nullptr;
   DeviceBuffer memory_;
   cuda::FlipBuffers flips_;
   SharedImages shared_;
+  ModulationBuffers modulation_;
   uint16_t* stream_ = nullptr;
   float* images_ = nullptr;
   float* points_ = nullptr;
