@@ -24,7 +24,7 @@ from .arrays import (
     resize_weights,
     to_numpy,
 )
-from .classifier_input import NARROW_BYTES, InputForm, form_of, inference, module_place
+from .classifier_input import NARROW_BYTES, InputForm, as_dtype, form_of, inference, module_place
 from .classifier_outputs import Outputs, array_of, as_logits
 from .errors import ClassifierError
 
@@ -41,6 +41,7 @@ class Classifier:
         name: For messages and reports.
         sha256: Hash of the file it was loaded from, or None.
         arrays: Kind of arrays that the function gets, or None: the kind of the images.
+        capture: Whether the function may be captured in a CUDA graph; a module always may.
         metadata: What its file says about it (accuracy and the like); empty for a callable.
     """
 
@@ -57,6 +58,7 @@ class Classifier:
         arrays: Kind | None = None,
         batch: int | None = None,
         name: str | None = None,
+        capture: bool = False,
     ) -> None:
         """Wraps a function.
 
@@ -76,6 +78,12 @@ class Classifier:
                 images.
             batch: The most images per call of the function.
             name: For messages and reports; by default the function's own.
+            capture: The function may be captured in a CUDA graph, as modules are: a GPU then does
+                again what a call queued, without a call. By that you promise that it takes torch
+                tensors on the explaining GPU, whatever the images are, and does the same with all
+                of them: it reads nothing that changes but weights changed in place. After any other
+                change make another classifier. What is captured must first find what calls find,
+                else it is called: see `Explanation.meta["stepping"]`. Elsewhere it is called.
 
         Raises:
             ClassifierError: An argument is of a wrong type or out of range.
@@ -99,11 +107,14 @@ class Classifier:
             isinstance(batch, bool) or not isinstance(batch, int) or batch < 1
         ):
             raise ClassifierError(f"batch must be a positive integer, got {batch!r}")
+        if capture and arrays not in (None, "torch"):
+            raise ClassifierError(f"capture=True is for tensors of torch, got arrays={arrays!r}")
         if is_module(fn) and arrays not in (None, "torch"):
             raise ClassifierError(f"a torch module takes arrays='torch', got {arrays!r}")
         self._fn = fn
         self._outputs = outputs
-        self.arrays: Kind | None = "torch" if is_module(fn) else arrays
+        self.arrays: Kind | None = "torch" if is_module(fn) or capture else arrays
+        self.capture = capture
         self._channels = channels
         self._size = _checked_size(size)
         self._mean = _per_channel(mean, "mean")
@@ -305,7 +316,7 @@ class Classifier:
         key = (constant.tobytes(), constant.shape, str(images.device), str(images.dtype))
         found = self._constants.get(key)
         if found is None:
-            found = self._constants[key] = _as_dtype(like(constant, images), images)
+            found = self._constants[key] = as_dtype(like(constant, images), images)
         return found
 
     def _logits(self, raw: Any, count: int) -> Any:
@@ -381,10 +392,3 @@ def _per_channel(numbers: float | Sequence[float] | None, what: str) -> Float32 
     if array.ndim != 1 or not 1 <= len(array) <= 4 or not np.isfinite(array).all():
         raise ClassifierError(f"{what} must be one number or one per channel, got {numbers!r}")
     return array
-
-
-def _as_dtype(array: Any, template: Any) -> Any:
-    """An array of the same kind in the dtype of `template`."""
-    if array.dtype == template.dtype:
-        return array
-    return array.to(template.dtype) if kind_of(array) == "torch" else array.astype(template.dtype)

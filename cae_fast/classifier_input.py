@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .arrays import Float32, Kind, is_module
+from .arrays import Float32, Kind, is_module, kind_of
 
 NARROW_BYTES = 2  # numbers of so many bytes and fewer are made last, of float32
 
@@ -95,6 +95,13 @@ def _is_channels_last(module: Any) -> bool:
         and parameter.is_contiguous(memory_format=torch.channels_last)
         for parameter in module.parameters()
     )
+
+
+def as_dtype(array: Any, template: Any) -> Any:
+    """An array of the same kind in the dtype of `template`."""
+    if array.dtype == template.dtype:
+        return array
+    return array.to(template.dtype) if kind_of(array) == "torch" else array.astype(template.dtype)
 
 
 @contextmanager

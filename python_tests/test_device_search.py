@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from explain_cases import FIELDS, World, assert_same
+from flip_module import Flip
 
 import cae_fast as cf
-from cae_fast import device_search
 from cae_fast.backends.cuda import CudaBackend
 
 torch = pytest.importorskip("torch")
@@ -156,18 +156,6 @@ def test_groups_are_halved_where_memory_runs_out(
         np.testing.assert_array_equal(getattr(whole, name), getattr(halved, name), err_msg=name)
 
 
-class Flip(torch.nn.Module):  # type: ignore[misc, name-defined]
-    """Class 1 where the pictures are brighter than a threshold; may refuse to be captured."""
-
-    def __init__(self, outputs: int = 3) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.register_buffer("weight", torch.randn(256, outputs, generator=generator))
-
-    def forward(self, images: Any) -> Any:
-        return images.flatten(1) @ self.weight
-
-
 def test_a_module_gets_tensors(world: World, gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = Flip().to("cpu" if gpu == "emu" else gpu)
     explainer = world.explainer(module, backend="cuda", device=gpu, max_batch=4)
@@ -192,23 +180,6 @@ def test_pictures_of_tensors_stay_on_the_device(world: World, gpu: str) -> None:
         assert isinstance(value, torch.Tensor), name
         assert str(value.device) == device, name
     assert_same(plain, there.numpy())
-
-
-def test_without_capture_the_host_steps_and_says_why(world: World) -> None:
-    """The emulator has no graphs: asked for one, it goes on from the host."""
-    explainer = world.explainer(Flip(), backend="cuda", device="emu", max_batch=4)
-    assert isinstance(explainer.backend, CudaBackend)
-    searcher = explainer._searcher = device_search.DeviceSearcher(explainer.backend, None)
-    real = searcher.run
-    searcher.run = lambda *args: real(*args[:2], ("a state",), *args[3:])  # type: ignore[method-assign]
-    asked = {"exemplars": world.ends[:2], "target": "any", "tolerance": 1 / 4}
-    said, results = [], []
-    for _ in range(4):
-        results.append(explainer.explain(world.images[:2], **asked))
-        said.append(results[-1].meta["stepping"])
-    assert said == ["host", *["host: the emulator has no graphs"] * 3]
-    for result in results[1:]:
-        assert_same(results[0], result)
 
 
 def test_a_function_gets_tensors_where_the_user_s_are(world: World, gpu: str) -> None:
@@ -252,51 +223,6 @@ def test_long_codes_are_looked_up_on_the_host(gpu: str) -> None:
     asked = {"target": 1, "tolerance": 1 / 2}
     found = explainer.explain(world.images, **asked)
     np.testing.assert_array_equal(found.exemplar, exact.explain(world.images, **asked).exemplar)
-
-
-@pytest.mark.cuda
-def test_a_graph_says_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other images each time, other weights, another dtype, another stream."""
-    module = Flip().cuda()
-    explainer = world.explainer(module, backend="cuda", device="cuda:0", max_batch=2)
-
-    def check(first: int, stepping: str) -> None:
-        images = world.images[first : first + 2]
-        asked = {"exemplars": world.ends[first : first + 2], "target": "any", "tolerance": 1 / 16}
-        found = explainer.explain(images, **asked)
-        assert found.meta["stepping"] == stepping
-        stepped = on_host(explainer, monkeypatch, images, **asked)
-        for name in set(FIELDS) - {"evaluations"}:
-            np.testing.assert_array_equal(getattr(found, name), getattr(stepped, name), name)
-
-    for first, stepping in enumerate(["host", "graph", "graph", "graph"]):
-        check(first, stepping)
-    with torch.cuda.stream(torch.cuda.Stream()):
-        check(0, "graph")
-    module.weight.mul_(-1)  # in place: the graph reads it
-    check(1, "graph")
-    module.weight = module.weight * -0.5  # elsewhere: another graph is needed
-    check(2, "host")
-    check(3, "graph")
-
-
-@pytest.mark.cuda
-def test_what_cannot_be_captured_leaves_torch_as_it_was(world: World) -> None:
-    class Asking(Flip):
-        """Looks at its input from the host."""
-
-        def forward(self, images: Any) -> Any:
-            return super().forward(images) * (1 if float(images.sum()) < 1e9 else 2)
-
-    explainer = world.explainer(Asking().cuda(), backend="cuda", device="cuda:0", max_batch=2)
-    asked = {"exemplars": world.ends[:2], "target": "any", "tolerance": 1 / 4}
-    stream = torch.cuda.current_stream()
-    results = [explainer.explain(world.images[:2], **asked) for _ in range(4)]
-    assert torch.cuda.current_stream() == stream
-    assert torch.isfinite(torch.rand(8, device="cuda")).all()
-    assert all(result.meta["stepping"].startswith("host: ") for result in results[1:])
-    for result in results[1:]:
-        assert_same(results[0], result)
 
 
 def test_what_overflows_halves_is_searched_in_float32(world: World, gpu: str) -> None:
