@@ -14,6 +14,7 @@ import cae_fast as cf
 from cae_fast import ops
 from cae_fast.arrays import as_kind, is_device_array, kind_of, like, to_numpy
 from cae_fast.backends import Backend, select_backend
+from cae_fast.backends.cuda import CudaBackend
 from cae_fast.model import CAE
 from cae_fast.testing import TOLERANCE, random_images, relative_error, toy_model
 
@@ -206,3 +207,28 @@ def test_channels_that_are_nearly_dead_do_not_overflow(gpu: str, size: float) ->
     rows = np.arange(2, dtype=np.int32)
     decoded = to_numpy(backend.decode(individual, expected, rows))
     assert relative_error(decoded, exact.decode(individual, expected, rows)) < LIMIT
+
+
+def test_every_kind_of_gpu_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the shared memory of each; blocks may be wider or narrower, what comes out is not."""
+    model = toy_model(channels=24, in_channels=3)
+    images = random_images(model.config, 3)
+    codes = np.random.default_rng(1).normal(0, 1, (3, 4)).astype(np.float32)
+    index = np.arange(3, dtype=np.int32)
+    results = []
+    for arch, kilobytes in (("90", 227), ("80", 163), ("86", 99), ("120", 99)):
+        monkeypatch.setenv("CAE_EMU_ARCH", arch)
+        backend = make(model, "emu")
+        assert isinstance(backend, CudaBackend)
+        module: Any = backend.module
+        module.reset_launch_counts()
+        individual, class_code = backend.encode(images)
+        results.append((class_code, to_numpy(backend.decode(individual, codes, index))))
+        asked = {name: count["shared_bytes"] for name, count in module.launch_counts().items()}
+        assert 48 * 1024 < max(asked.values()) <= kilobytes * 1024, asked
+    for class_code, decoded in results[1:]:
+        np.testing.assert_array_equal(class_code, results[0][0])
+        np.testing.assert_array_equal(decoded, results[0][1])
+    monkeypatch.setenv("CAE_EMU_ARCH", "75")
+    with pytest.raises(ValueError, match="CAE_EMU_ARCH must be"):
+        make(model, "emu")

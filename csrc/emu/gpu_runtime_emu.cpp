@@ -4,13 +4,14 @@
 #include <stdexcept>
 
 #include "cuda/gpu_runtime.h"
+#include "emu/device_limits.h"
 #include "emu/device_memory.h"
 
 namespace cae::gpu {
 
 bool is_emulated() { return true; }
 
-int multiprocessors(int /*device*/) { return 132; }  // an H100's
+int multiprocessors(int /*device*/) { return emu::device_limits().multiprocessors; }
 
 DeviceGuard::DeviceGuard(int device) {
   if (device != 0) {
