@@ -30,7 +30,7 @@ from .path_search import STATUSES, Clock, Outcome, SearchRules
 if TYPE_CHECKING:
     from ._C_emu import DeviceBank, GpuSearch
 
-LARGEST_CODE = 64  # numbers of a class code that exemplars are looked up by on the device
+LARGEST_CODE = 128  # numbers of a class code that exemplars are looked up by on the device
 _KEPT = 4  # searches of different sizes or rules whose memory and graph are kept
 _ATTEMPTS = 2  # at capturing a group's graph: the second after what was passing, such as memory
 _FEW_IMAGES = 3  # up to so many, a round looks at several points of each
@@ -89,7 +89,7 @@ class DeviceSearcher:
         """
         self._backend = backend
         self._bank: DeviceBank | None = None
-        if bank is not None:
+        if bank is not None and bank.codes.shape[1] <= LARGEST_CODE:
             classes = np.where(bank.usable, bank.labels, -1).astype(np.int32)
             codes = np.ascontiguousarray(bank.codes, dtype=np.float32)
             self._bank = backend.module.DeviceBank(backend.engine, codes, classes)

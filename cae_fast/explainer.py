@@ -16,9 +16,10 @@ from . import __version__ as _version
 from .arrays import (
     checked_codes,
     checked_images,
+    checked_tensor,
     finite_images,
     like,
-    pixel_fault,
+    pixel_faults,
     to_numpy,
 )
 from .backends import Backend, select_backend
@@ -30,7 +31,7 @@ from .classifier_calls import ClassifierCalls
 from .device_search import LARGEST_CODE, DeviceSearcher
 from .errors import ClassifierError
 from .exemplars import Exemplars
-from .explain_job import ExplainJob, OnDevice, row_texts
+from .explain_job import ExplainJob, OnDevice, row_texts, stepping_of
 from .explanation import Explanation
 from .memory import allocate_rows, in_groups
 from .model import CAE
@@ -188,7 +189,9 @@ class Explainer:
         """
         clock = Clock()
         with clock("total"):
-            array = checked_images(images, self.model.config.image_shape)
+            calls = ClassifierCalls(self.classifier, self.model.config, self.backend, images)
+            check = checked_tensor if calls.here else checked_images
+            array = check(images, self.model.config.image_shape)
             count = len(array)
             if path not in PATHS:
                 raise ValueError(f"path must be one of {', '.join(map(repr, PATHS))}, got {path!r}")
@@ -213,11 +216,11 @@ class Explainer:
                     backend=self.backend,
                     bank=self.bank,
                 )
-            calls = ClassifierCalls(self.classifier, self.model.config, self.backend, images)
+            on_device = self._on_device(calls, chosen)
             job = ExplainJob(
-                images=array,
+                images=to_numpy(array) if on_device is None else array,
                 reasons=[
-                    why or pixel_fault(image) for why, image in zip(known, array, strict=True)
+                    why or fault for why, fault in zip(known, pixel_faults(array), strict=True)
                 ],
                 target=check_target(target, count, self.class_names, rules.num_classes),
                 exemplars=chosen,
@@ -229,10 +232,11 @@ class Explainer:
                 bank_names=None if self.bank is None else self.bank.names,
                 class_names=self.class_names,
                 clock=clock,
-                on_device=self._on_device(calls),
+                on_device=on_device,
             )
             result = job.run([str(name) for name in names], on_progress)
         result.meta |= self._meta() | {
+            "stepping": stepping_of(on_device, self.backend),
             "computed_in_float32": job.rescued,
             "parameters": {
                 "path": path,
@@ -358,15 +362,16 @@ class Explainer:
         in_groups(decode, count, self.backend.max_batch, what="images to decode along paths")
         return like(frames, images)
 
-    def _on_device(self, calls: ClassifierCalls) -> OnDevice | None:
+    def _on_device(self, calls: ClassifierCalls, exemplars: Exemplars) -> OnDevice | None:
         """How groups are searched on the GPU, or None: from the host."""
         backend = self.backend
-        if not isinstance(backend, CudaBackend) or self.model.config.code_dim > LARGEST_CODE:
+        if not isinstance(backend, CudaBackend):
             return None
+        if not exemplars.is_given and exemplars.code_dim > LARGEST_CODE:
+            return None  # of the bank
         if self._searcher is None:
             self._searcher = DeviceSearcher(backend, self.bank)
-        tensor = calls.template if calls.here else None
-        made = calls.on_device, calls.state(), self._float32, tensor, calls.form()
+        made = calls.on_device, calls.state(), self._float32, calls.form()
         return OnDevice(self._searcher, *made)
 
     def _float32(self) -> Backend:
@@ -386,5 +391,4 @@ class Explainer:
             "dtype": self.backend.dtype,
             "precision": self.backend.precision,
             "max_batch": self.backend.max_batch,
-            "stepping": "host" if self._searcher is None else self._searcher.stepping,
         }

@@ -153,6 +153,12 @@ def test_arrays_of_the_device(gpu: str) -> None:
     tensor = as_kind(images, "torch")
     assert tensor.device.type == ("cpu" if gpu == "emu" else "cuda")
     np.testing.assert_array_equal(tensor.cpu().numpy(), host)
+    for stream in (None, -1, 1):
+        assert torch.from_dlpack(images).equal(tensor)
+        images.__dlpack__(stream=stream)
+    for stream in (0, -2, "1", 1.5):
+        with pytest.raises((ValueError, TypeError), match="stream"):
+            images.__dlpack__(stream=stream)
     tensor[0] = 0.25
     assert (to_numpy(images) == 0.25).all()
     part = as_kind(images.rows(0, 1), "torch")
@@ -163,6 +169,24 @@ def test_arrays_of_the_device(gpu: str) -> None:
     assert not is_device_array(tensor)
     del images, tensor, individual, backend
     assert (part == 0.25).all()  # memory lives as long as somebody looks at it
+
+
+@pytest.mark.cuda
+def test_who_takes_an_array_waits_for_it() -> None:
+    """Codes queued on one stream and read on another, by DLPack, without a wait of the host."""
+    model = toy_model(channels=16, image_size=64)
+    backend = make(model, "cuda:0", 64)
+    assert isinstance(backend, CudaBackend)
+    images = torch.from_numpy(random_images(model.config, 64)).cuda()
+    wanted = backend.encode(images)[1]
+    torch.cuda.synchronize()
+    writer, reader = torch.cuda.Stream(), torch.cuda.Stream()
+    for _ in range(5):
+        codes = backend.engine.encode(images, stream=writer.cuda_stream)[1]
+        with torch.cuda.stream(reader):
+            taken = torch.from_dlpack(codes).clone()
+        reader.synchronize()
+        np.testing.assert_array_equal(taken.cpu().numpy(), wanted)
 
 
 def test_any_layout_goes_in(gpu: str) -> None:

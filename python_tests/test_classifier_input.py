@@ -93,7 +93,7 @@ def test_explains_as_from_the_host(gpu: str, monkeypatch: pytest.MonkeyPatch) ->
     explainer = world.explainer(classifier, backend="cuda", device=gpu)
     asked = {"exemplars": world.ends, "target": "any", "tolerance": 1 / 16}
     found = explainer.explain(world.images, **asked)
-    monkeypatch.setattr(explainer, "_on_device", lambda calls: None)
+    monkeypatch.setattr(explainer, "_on_device", lambda *_: None)
     stepped = explainer.explain(world.images, **asked)
     for name in set(FIELDS) - {"evaluations"}:
         np.testing.assert_array_equal(getattr(found, name), getattr(stepped, name), err_msg=name)

@@ -28,7 +28,7 @@ def on_host(
 ) -> Any:
     """The same explanation with the search stepped from the host, point after point."""
     with monkeypatch.context() as patch:
-        patch.setattr(explainer, "_on_device", lambda calls: None)
+        patch.setattr(explainer, "_on_device", lambda *_: None)
         patch.setattr(explainer.backend, "coarse_batch", 1)
         return explainer.explain(*args, **asked)
 

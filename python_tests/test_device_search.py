@@ -26,7 +26,7 @@ def on_host(
 ) -> Any:
     """The same explanation with the search stepped from the host, point after point."""
     with monkeypatch.context() as patch:
-        patch.setattr(explainer, "_on_device", lambda calls: None)
+        patch.setattr(explainer, "_on_device", lambda *_: None)
         patch.setattr(explainer.backend, "coarse_batch", 1)
         return explainer.explain(*args, **asked)
 
@@ -182,6 +182,40 @@ def test_pictures_of_tensors_stay_on_the_device(world: World, gpu: str) -> None:
     assert_same(plain, there.numpy())
 
 
+def test_tensors_of_the_device_are_checked_there(
+    world: World, gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a copy on the host; the words are those of NumPy arrays, in any layout."""
+
+    def refuse(images: Any, *_: Any) -> Any:
+        raise AssertionError("a tensor of the device went through the host")
+
+    device = "cpu" if gpu == "emu" else gpu
+    images = np.concatenate([world.images, world.images[:1]])
+    images[1, 0, 3, 4], images[1, 0, 0, 0] = np.nan, np.inf
+    images[2, 0, 5, 5] = 1.5
+    images[4, 0, 1, 1] = -np.inf
+    explainer = world.explainer(Flip().to(device), backend="cuda", device=gpu, max_batch=3)
+    asked = {"exemplars": world.ends[:1], "target": "any", "tolerance": 1 / 4}
+    plain = explainer.explain(images, **asked)
+    assert [i for i in range(6) if plain.status[i] == "rejected"] == [1, 2, 4]
+    monkeypatch.setattr("cae_fast.explainer.checked_images", refuse)
+    tensor = torch.from_numpy(images).to(device)
+    for given in (tensor, tensor.to(memory_format=torch.channels_last), tensor.requires_grad_()):
+        there = explainer.explain(given, **asked)
+        assert there.meta["rejected"] == plain.meta["rejected"]
+        assert_same(plain, there.numpy())
+    for bad, said in (
+        (tensor.double(), "got dtype float64"),
+        (tensor[:, :, 1:], r"got shape \[6, 1, 15, 16\]"),
+        (tensor[0], r"got shape \[1, 16, 16\]"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            explainer.explain(bad, **asked)
+    nothing = explainer.explain(tensor[:0], target="any", exemplars=world.ends[:1])
+    assert nothing.counterfactual.shape == (0, 1, 16, 16)
+
+
 def test_a_function_gets_tensors_where_the_user_s_are(world: World, gpu: str) -> None:
     """CPU tensors in: a function that calls a model on the CPU works, wherever it is explained."""
     module, seen = Flip(), set()
@@ -216,13 +250,28 @@ def test_a_classifier_may_encode_but_not_explain(world: World, gpu: str) -> None
     assert explainer.explain(world.images[:1], **asked).status[0] == "flipped"
 
 
-def test_long_codes_are_looked_up_on_the_host(gpu: str) -> None:
-    world = World(count=1, code_dim=65)
-    explainer = world.explainer(bank=world.bank(), backend="cuda", device=gpu)
-    exact = world.explainer(bank=world.bank(), backend="cpu")
-    asked = {"target": 1, "tolerance": 1 / 2}
+@pytest.mark.parametrize("code_dim", [128, 129])
+def test_long_codes_are_looked_up_on_the_host(gpu: str, code_dim: int) -> None:
+    """Those in a bank, and it is said; given ones are searched on the device whatever their length.
+
+    Up to 128 numbers the device finds the same rows, equally near ones included.
+    """
+    world = World(count=2, code_dim=code_dim)
+    bank = world.bank()
+    bank.codes[5:] = bank.codes[5] + np.float32(1e-3) * (np.arange(25) % 3)[:, None]
+    explainer = world.explainer(bank=bank, backend="cuda", device=gpu)
+    exact = world.explainer(bank=bank, backend="cpu")
+    asked = {"target": 1, "tolerance": 1 / 2, "k": 3}
     found = explainer.explain(world.images, **asked)
     np.testing.assert_array_equal(found.exemplar, exact.explain(world.images, **asked).exemplar)
+    assert found.meta["stepping"] == (
+        "host"
+        if code_dim == 128
+        else "host: a GPU looks up class codes of at most 128 numbers in a bank"
+    )
+    given = explainer.explain(world.images, exemplars=world.ends, target=1, tolerance=1 / 2)
+    assert given.meta["stepping"] == "host"
+    assert (given.status == "flipped").all()
 
 
 def test_what_overflows_halves_is_searched_in_float32(world: World, gpu: str) -> None:
@@ -230,11 +279,13 @@ def test_what_overflows_halves_is_searched_in_float32(world: World, gpu: str) ->
     weights = dict(world.model.weights)
     weights["modulation.linear2.bias"] = weights["modulation.linear2.bias"] + np.float32(1e6)
     model = cf.CAE(world.model.config, weights)
-    asked = {"exemplars": world.ends[:2], "target": 1, "tolerance": 1 / 4, "frames": 0}
+    asked = {"exemplars": world.ends[:2], "target": 1, "tolerance": 1 / 4, "frames": 3}
     explainer = cf.Explainer(model, world.classifier, backend="cuda", device=gpu)
     found = explainer.explain(world.images[:2], **asked)
     exact = cf.Explainer(model, world.classifier, backend="cpu").explain(world.images[:2], **asked)
     assert found.meta["computed_in_float32"] == [0, 1]
+    assert np.isfinite(found.path_images).all()
+    np.testing.assert_array_equal(found.path_images, exact.path_images)
     assert exact.meta["computed_in_float32"] == []
     assert "non_finite" not in found.status
     assert_same(found, exact)
