@@ -3,6 +3,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
+#include <optional>
+
 #include "bindings/bind.h"
 #include "bindings/device_array.h"
 #include "bindings/dlpack_view.h"
@@ -21,6 +24,7 @@ using cae::bindings::FloatArray;
 using cae::bindings::IndexArray;
 using cae::bindings::kDlFloat;
 using cae::bindings::kDlInt;
+using cae::bindings::OutputArray;
 using cae::bindings::read_integer;
 using cae::bindings::read_method;
 using cae::bindings::read_stream;
@@ -122,54 +126,68 @@ std::vector<int64_t> image_shape(const GpuSearch& search, int64_t count) {
   return {count, config.in_channels, config.image_size, config.image_size};
 }
 
-/// Copies an argument to where the search looks for it: from NumPy without memory in between.
-void copy_in(const GpuSearch& search, const py::object& value, const char* name, int code,
-             const std::vector<int64_t>& shape, void* target, Stream queue) {
-  int64_t bytes = 4;
-  for (const int64_t size : shape) {
-    bytes *= size;
-  }
-  const auto check = [&](const std::vector<int64_t>& got) {
-    CAE_CHECK(got == shape, name, " must be ", cae::shape_string(shape), ", got ",
-              cae::shape_string(got));
-  };
-  const cae::gpu::DeviceGuard guard(search.engine().device());
-  if (!py::isinstance<py::array>(value)) {
-    const DeviceArgument argument(value, name, code, search.engine().device(), queue);
-    check(argument.shape());
-    cae::gpu::copy_on_device(target, argument.floats(), static_cast<size_t>(bytes), queue);
-    return;
-  }
-  const auto upload = [&](auto host) {
-    check(host.shape());
-    const auto view = host.view();
-    without_gil([&] {
-      cae::gpu::copy_to_device(target, view.data, static_cast<size_t>(bytes), queue);
-      cae::gpu::synchronize(queue);  // the host's memory may go
-    });
-  };
-  if (code == kDlFloat) {
-    upload(FloatArray(value, name));
-  } else {
-    upload(IndexArray(value, name));
-  }
+void check_sizes(const std::vector<int64_t>& got, const char* name,
+                 const std::vector<int64_t>& wanted) {
+  CAE_CHECK(got == wanted, name, " must be ", cae::shape_string(wanted), ", got ",
+            cae::shape_string(got));
 }
 
+/// Copies images from memory of the device, or from NumPy without memory in between; `host` keeps
+/// that until the caller has waited for the stream.
+void send_images(const GpuSearch& search, const py::object& images, std::optional<FloatArray>& host,
+                 Stream queue) {
+  const std::vector<int64_t> shape = image_shape(search, search.plan().images);
+  const auto bytes = static_cast<size_t>(shape[0] * search.engine().config().image_numel()) * 4;
+  if (!py::isinstance<py::array>(images)) {
+    const DeviceArgument argument(images, "images", kDlFloat, search.engine().device(), queue);
+    check_sizes(argument.shape(), "images", shape);
+    cae::gpu::copy_on_device(search.images(), argument.floats(), bytes, queue);
+    return;
+  }
+  host.emplace(images, "images");
+  check_sizes(host->shape(), "images", shape);
+  const auto view = host->view();
+  without_gil([&] { cae::gpu::copy_to_device(search.images(), view.data, bytes, queue); });
+}
+
+/// All but the images go to the device as one copy, and there is one wait.
 void set_inputs(GpuSearch& search, const py::object& images, const py::object& wanted,
                 const py::object& reachable, const py::object& left_out, const py::object& paths,
                 const py::object& stream) {
   const Stream queue = read_stream(stream);
   const int64_t n = search.plan().images;
   search.set_queue(queue);
-  copy_in(search, images, "images", kDlFloat, image_shape(search, n), search.images(), queue);
-  copy_in(search, wanted, "wanted", kDlInt, {n}, search.wanted(), queue);
-  copy_in(search, reachable, "reachable", kDlInt, {search.plan().rules.num_classes},
-          search.reachable(), queue);
-  copy_in(search, left_out, "left_out", kDlInt, {n}, search.left_out(), queue);
-  if (!paths.is_none()) {
-    copy_in(search, paths, "paths", kDlFloat,
-            {n, search.plan().vertices, search.engine().config().code_dim}, search.paths(), queue);
+  const cae::gpu::DeviceGuard guard(search.engine().device());
+  const bool host_paths = py::isinstance<py::array>(paths);
+  const cae::gpu::MemoryRange target = search.settings(host_paths);
+  std::vector<char> settings(target.bytes);
+  const auto put = [&](auto host, const char* name, const void* place,
+                       const std::vector<int64_t>& shape) {
+    check_sizes(host.shape(), name, shape);
+    const auto view = host.view();
+    std::memcpy(settings.data() + (static_cast<const char*>(place) - target.data), view.data,
+                static_cast<size_t>(view.numel()) * 4);
+  };
+  put(IndexArray(wanted, "wanted"), "wanted", search.wanted(), {n});
+  put(IndexArray(reachable, "reachable"), "reachable", search.reachable(),
+      {search.plan().rules.num_classes});
+  put(IndexArray(left_out, "left_out"), "left_out", search.left_out(), {n});
+  const std::vector<int64_t> path_shape = {n, search.plan().vertices,
+                                           search.engine().config().code_dim};
+  if (host_paths) {
+    put(FloatArray(paths, "paths"), "paths", search.paths(), path_shape);
+  } else if (!paths.is_none()) {
+    const DeviceArgument argument(paths, "paths", kDlFloat, search.engine().device(), queue);
+    check_sizes(argument.shape(), "paths", path_shape);
+    const auto bytes = static_cast<size_t>(path_shape[0] * path_shape[1] * path_shape[2]) * 4;
+    cae::gpu::copy_on_device(search.paths(), argument.floats(), bytes, queue);
   }
+  std::optional<FloatArray> host_images;
+  send_images(search, images, host_images, queue);
+  without_gil([&] {
+    cae::gpu::copy_to_device(target.data, settings.data(), target.bytes, queue);
+    cae::gpu::synchronize(queue);  // the host's memory may go
+  });
 }
 
 void begin(GpuSearch& search, const py::object& logits, bool given, const py::object& stream) {
@@ -232,12 +250,18 @@ py::dict result(const std::shared_ptr<GpuSearch>& search, const py::object& stre
   const int64_t n = search->plan().images;
   const int64_t classes = search->plan().rules.num_classes;
   const cae::cuda::FlipBuffers& flips = search->flips();
-  std::vector<FlipState> states(static_cast<size_t>(n));
+  const cae::gpu::MemoryRange source = search->report();
+  std::vector<char> report(source.bytes);
   without_gil([&] {
     const cae::gpu::DeviceGuard guard(search->engine().device());
-    cae::gpu::copy_to_host(states.data(), flips.states, states.size() * sizeof(FlipState), queue);
+    cae::gpu::copy_to_host(report.data(), source.data, source.bytes, queue);
     cae::gpu::synchronize(queue);
   });
+  const auto place = [&](const void* data) {
+    return report.data() + (static_cast<const char*>(data) - source.data);
+  };
+  std::vector<FlipState> states(static_cast<size_t>(n));
+  std::memcpy(states.data(), place(flips.states), states.size() * sizeof(FlipState));
   py::dict out;
   const auto field = [&](const char* name, auto&& read) {
     py::array_t<int32_t> values(static_cast<py::ssize_t>(n));
@@ -254,8 +278,10 @@ py::dict result(const std::shared_ptr<GpuSearch>& search, const py::object& stre
   field("hi", [](const FlipState& s) { return s.hi; });
   field("reached_class", [](const FlipState& s) { return s.reached_class; });
   field("evaluations", [](const FlipState& s) { return s.evaluations; });
-  const auto host = [&](const char* name, auto* data, std::vector<int64_t> shape) {
-    out[name] = view_of(search, data, std::move(shape), queue).to_numpy(queue);
+  const auto host = [&](const char* name, auto* data, const std::vector<int64_t>& shape) {
+    const OutputArray<std::remove_pointer_t<decltype(data)>> values(shape);
+    std::memcpy(values.view().data, place(data), static_cast<size_t>(values.view().numel()) * 4);
+    out[name] = values.array();
   };
   host("path_count", flips.path_count, {n});
   host("path_step", flips.path_step, {n, flips.max_points});

@@ -109,9 +109,8 @@ py::capsule DeviceArray::to_dlpack(const py::object& stream) const {
   if (consumer != kNoStream) {
     const gpu::DeviceGuard guard(device());
     // NOLINTNEXTLINE(performance-no-int-to-ptr): a handle that Python holds as a number
-    auto* const reader =
-        consumer == kDefaultStream ? nullptr : reinterpret_cast<gpu::Stream>(consumer);
-    gpu::order_streams(queue_, reader);
+    auto* const handle = reinterpret_cast<gpu::Stream>(consumer);
+    gpu::order_streams(queue_, consumer == kDefaultStream ? nullptr : handle);
   }
   auto* exported = new Exported{{}, owner_, shape_};
   DlTensor& tensor = exported->managed.tensor;

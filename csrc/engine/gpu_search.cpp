@@ -65,8 +65,6 @@ void GpuSearch::plan_memory(Bump& bump) {
   const GpuConv& first = engine_->network().decoder_blocks.front();
   const int64_t n = plan_.images;
   const int64_t points = n * flips_.slots;
-  const int64_t history = n * flips_.max_points;
-  const int64_t classes = plan_.rules.num_classes;
   const int64_t image = config.image_numel();
   images_ = bump.take<float>(n * image);
   points_ = bump.take<float>(points * image);
@@ -77,18 +75,13 @@ void GpuSearch::plan_memory(Bump& bump) {
   reconstruction_ = bump.take<float>(n * image);
   difference_ = bump.take<float>(n * image);
   saliency_ = bump.take<float>(n * config.image_size * config.image_size);
-  codes_ = bump.take<float>(n * config.code_dim);
   ends_ = bump.take<float>(n * config.code_dim);
-  vertices_ = bump.take<float>(n * plan_.vertices * config.code_dim);
   stream_ = bump.take<uint16_t>(n * first.out_numel());
   shared_.stream = stream_;
   shared_.first = take_output(bump, first, n);
-  wanted_ = bump.take<int32_t>(n);
-  left_out_ = bump.take<int32_t>(n);
-  reachable_ = bump.take<int32_t>(classes);
-  exemplars_ = bump.take<int32_t>(n * plan_.exemplars);
+  plan_settings(bump);
+  plan_report(bump);
   if (bank_ != nullptr) {
-    missing_ = bump.take<int32_t>(n);
     nearest_workspace_ = bump.take<char>(static_cast<int64_t>(cuda::nearest_workspace_bytes(
         plan_.images, static_cast<int32_t>(bank_->rows), plan_.exemplars)));
   }
@@ -96,7 +89,6 @@ void GpuSearch::plan_memory(Bump& bump) {
       n * cuda::saliency_parts(static_cast<int32_t>(config.image_size * config.image_size)));
   finite_ =
       bump.take<int32_t>(points * cuda::output_tiles(static_cast<int32_t>(config.image_size)));
-  flips_.states = bump.take<search::FlipState>(n);
   flips_.image_index = bump.take<int32_t>(points);
   flips_.step = bump.take<int32_t>(points);
   flips_.active = bump.take<int32_t>(points);
@@ -108,10 +100,35 @@ void GpuSearch::plan_memory(Bump& bump) {
   flips_.remaining = bump.take<int32_t>(1);
   flips_.keep_slot = bump.take<int32_t>(n);
   flips_.start_slot = bump.take<int32_t>(n);
+}
+
+void GpuSearch::plan_settings(Bump& bump) {
+  const int64_t n = plan_.images;
+  settings_at_ = bump.used();
+  wanted_ = bump.take<int32_t>(n);
+  left_out_ = bump.take<int32_t>(n);
+  reachable_ = bump.take<int32_t>(plan_.rules.num_classes);
+  paths_at_ = bump.used();
+  vertices_ = bump.take<float>(n * plan_.vertices * engine_->config().code_dim);
+  settings_end_ = bump.used();
+}
+
+void GpuSearch::plan_report(Bump& bump) {
+  const int64_t n = plan_.images;
+  const int64_t history = n * flips_.max_points;
+  const int64_t classes = plan_.rules.num_classes;
+  report_at_ = bump.used();
+  flips_.states = bump.take<search::FlipState>(n);
   flips_.path_count = bump.take<int32_t>(n);
   flips_.path_step = bump.take<int32_t>(history);
   flips_.path_logits = bump.take<float>(history * classes);
   flips_.logits_counterfactual = bump.take<float>(n * classes);
+  codes_ = bump.take<float>(n * engine_->config().code_dim);
+  exemplars_ = bump.take<int32_t>(n * plan_.exemplars);
+  if (bank_ != nullptr) {
+    missing_ = bump.take<int32_t>(n);
+  }
+  report_end_ = bump.used();
 }
 
 int64_t GpuSearch::classifier_bytes() const {
