@@ -134,9 +134,7 @@ def checked_images(images: Any, shape: tuple[int, int, int], argument: str = "im
     Raises:
         ValueError: Not an array, or of another rank, dtype or shape.
     """
-    wanted = (
-        f"float32 [N, {shape[0]}, {shape[1]}, {shape[2]}] in [-1, 1] (see cae_fast.load_images)"
-    )
+    wanted = _wanted_images(shape)
     if isinstance(images, str | bytes) or not any(
         hasattr(images, name) for name in ("__array__", "__dlpack__", "__array_interface__")
     ):
@@ -148,9 +146,35 @@ def checked_images(images: Any, shape: tuple[int, int, int], argument: str = "im
         raise ValueError(f"{argument} must be an array, {wanted}: {error}") from None
     if dtype.removeprefix("torch.") != "float32" or array.dtype != np.float32:
         raise ValueError(f"{argument} must be {wanted}, got dtype {dtype.removeprefix('torch.')}")
-    if array.ndim != 4 or tuple(array.shape[1:]) != shape:
-        raise ValueError(f"{argument} must be {wanted}, got shape {list(array.shape)}")
+    _check_shape(array, shape, argument)
     return array
+
+
+def checked_tensor(images: Any, shape: tuple[int, int, int], argument: str = "images") -> Any:
+    """:func:`checked_images` of a torch tensor, which stays on its device.
+
+    Returns:
+        [N, C, H, W], C-contiguous and aligned to 16 bytes; shares memory where that is so already.
+
+    Raises:
+        ValueError: Of another rank, dtype or shape.
+    """
+    dtype = str(images.dtype).removeprefix("torch.")
+    if dtype != "float32":
+        raise ValueError(f"{argument} must be {_wanted_images(shape)}, got dtype {dtype}")
+    _check_shape(images, shape, argument)
+    images = images.detach().contiguous()
+    return images.clone() if images.data_ptr() % 16 else images
+
+
+def _wanted_images(shape: tuple[int, int, int]) -> str:
+    return f"float32 [N, {shape[0]}, {shape[1]}, {shape[2]}] in [-1, 1] (see cae_fast.load_images)"
+
+
+def _check_shape(array: Any, shape: tuple[int, int, int], argument: str) -> None:
+    if array.ndim != 4 or tuple(array.shape[1:]) != shape:
+        wanted = _wanted_images(shape)
+        raise ValueError(f"{argument} must be {wanted}, got shape {list(array.shape)}")
 
 
 def checked_codes(codes: Any, shape: tuple[int, ...], argument: str) -> Float32:
@@ -176,14 +200,29 @@ def checked_codes(codes: Any, shape: tuple[int, ...], argument: str) -> Float32:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def pixel_fault(image: Float32) -> str | None:
-    """Why the pixels of one image [C, H, W] cannot be explained, or None when they can."""
+def pixel_fault(image: Any) -> str | None:
+    """Why the pixels of an image [C, H, W], NumPy or torch, cannot be explained; None: they can."""
     low, high = float(image.min()), float(image.max())
     if not np.isfinite(low) or not np.isfinite(high):
-        return f"{int((~np.isfinite(image)).sum())} pixels are NaN or Inf"
+        return f"{int((~np.isfinite(to_numpy(image))).sum())} pixels are NaN or Inf"
     if low < -1 - PIXEL_SLACK or high > 1 + PIXEL_SLACK:
         return f"pixels lie in [{low:g}, {high:g}], expected [-1, 1]"
     return None
+
+
+def pixel_faults(images: Any) -> list[str | None]:
+    """:func:`pixel_fault` of each image [N, C, H, W].
+
+    Of a tensor, two numbers an image leave its device, and those images that are not finite.
+    """
+    if kind_of(images) != "torch" or not len(images):
+        return [pixel_fault(image) for image in images]
+    import torch
+
+    flat = images.flatten(1)
+    ranges = to_numpy(torch.stack([flat.amin(dim=1), flat.amax(dim=1)], dim=1))  # NaN passes
+    good = (np.abs(ranges) <= 1 + PIXEL_SLACK).all(axis=1)
+    return [None if good[i] else pixel_fault(image) for i, image in enumerate(images)]
 
 
 def finite_images(images: Any, shape: tuple[int, int, int], argument: str = "images") -> Float32:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +24,7 @@ from .arrays import (
     resize_weights,
     to_numpy,
 )
+from .classifier_input import NARROW_BYTES, InputForm, as_dtype, form_of, inference, module_place
 from .classifier_outputs import Outputs, array_of, as_logits
 from .errors import ClassifierError
 
@@ -41,6 +41,7 @@ class Classifier:
         name: For messages and reports.
         sha256: Hash of the file it was loaded from, or None.
         arrays: Kind of arrays that the function gets, or None: the kind of the images.
+        capture: Whether the function may be captured in a CUDA graph; a module always may.
         metadata: What its file says about it (accuracy and the like); empty for a callable.
     """
 
@@ -57,6 +58,7 @@ class Classifier:
         arrays: Kind | None = None,
         batch: int | None = None,
         name: str | None = None,
+        capture: bool = False,
     ) -> None:
         """Wraps a function.
 
@@ -76,6 +78,12 @@ class Classifier:
                 images.
             batch: The most images per call of the function.
             name: For messages and reports; by default the function's own.
+            capture: The function may be captured in a CUDA graph, as modules are: a GPU then does
+                again what a call queued, without a call. By that you promise that it takes torch
+                tensors on the explaining GPU, whatever the images are, and does the same with all
+                of them: it reads nothing that changes but weights changed in place. After any other
+                change make another classifier. What is captured must first find what calls find,
+                else it is called: see `Explanation.meta["stepping"]`. Elsewhere it is called.
 
         Raises:
             ClassifierError: An argument is of a wrong type or out of range.
@@ -99,11 +107,14 @@ class Classifier:
             isinstance(batch, bool) or not isinstance(batch, int) or batch < 1
         ):
             raise ClassifierError(f"batch must be a positive integer, got {batch!r}")
+        if capture and arrays not in (None, "torch"):
+            raise ClassifierError(f"capture=True is for tensors of torch, got arrays={arrays!r}")
         if is_module(fn) and arrays not in (None, "torch"):
             raise ClassifierError(f"a torch module takes arrays='torch', got {arrays!r}")
         self._fn = fn
         self._outputs = outputs
-        self.arrays: Kind | None = "torch" if is_module(fn) else arrays
+        self.arrays: Kind | None = "torch" if is_module(fn) or capture else arrays
+        self.capture = capture
         self._channels = channels
         self._size = _checked_size(size)
         self._mean = _per_channel(mean, "mean")
@@ -188,7 +199,18 @@ class Classifier:
         parts = [self._classify(array[first : first + step]) for first in range(0, shape[0], step)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def on_device(self, images: Any) -> Any:
+    def input_form(self, channels: int, size: int) -> InputForm | None:
+        """How a torch function gets images [N, channels, size, size] of the explaining GPU.
+
+        Returns:
+            What :meth:`on_device` takes as `ready`; None where the images serve as they are, or
+            only :meth:`on_device` can make of them what the function wants.
+        """
+        if self._size not in (None, (size, size)):
+            return None
+        return form_of(self._fn, channels, self._channels, self._mean, self._std)
+
+    def on_device(self, images: Any, *, ready: bool = False) -> Any:
         """Classifies tensors without taking the logits off their device.
 
         Nothing waits for the device, so that it may be captured in a graph: values are not looked
@@ -196,6 +218,7 @@ class Classifier:
 
         Args:
             images: torch tensor [N, C, H, W] float32 in [-1, 1].
+            ready: They are in the form of :meth:`input_form` already.
 
         Returns:
             Logits [N, K], a float32 tensor where the function returned one, else NumPy.
@@ -208,7 +231,7 @@ class Classifier:
         parts = []
         for first in range(0, count, step):
             part = images[first : first + step]
-            raw = self._run(part)
+            raw = self._run(part, ready=ready)
             raw = raw if kind_of(raw) == "torch" else to_numpy(raw)
             parts.append(self._logits(raw[: part.shape[0]] if self._pad else raw, part.shape[0]))
         if len(parts) == 1:
@@ -226,14 +249,14 @@ class Classifier:
         logits: Float32 = self._logits(raw[:count] if self._pad else raw, count)
         return logits
 
-    def _run(self, images: Any) -> Any:
+    def _run(self, images: Any, *, ready: bool = False) -> Any:
         """What the function makes of images, as an array."""
         count = images.shape[0]
         try:
-            prepared = self._prepare(images)
+            prepared = images if ready else self._prepare(images)
             if self._pad and self._batch is not None and count < self._batch:
                 prepared = prepared[[*range(count), *([0] * (self._batch - count))]]
-            with _inference(self._fn, self.arrays):
+            with inference(self._fn, self.arrays):
                 return array_of(self._fn(prepared), self.name)
         except (ClassifierError, MemoryError):
             raise
@@ -245,8 +268,16 @@ class Classifier:
 
     def _prepare(self, images: Any) -> Any:
         """Channels, size and normalisation, on whatever kind of array this is."""
-        if is_module(self._fn):
-            images = _onto_module(images, self._fn)
+        place = module_place(self._fn) if is_module(self._fn) else None
+        if place is None:
+            return self._prepare_here(images)
+        device, dtype = place
+        wide = dtype.itemsize > NARROW_BYTES
+        images = images.to(device=device, dtype=dtype if wide else None)
+        return self._prepare_here(images).to(dtype)  # halves are rounded once, at the end
+
+    def _prepare_here(self, images: Any) -> Any:
+        """The same in the dtype that the images are of."""
         have, want = images.shape[1], self._channels
         if want is not None and have != want:
             if (have, want) == (1, 3):
@@ -285,7 +316,7 @@ class Classifier:
         key = (constant.tobytes(), constant.shape, str(images.device), str(images.dtype))
         found = self._constants.get(key)
         if found is None:
-            found = self._constants[key] = _as_dtype(like(constant, images), images)
+            found = self._constants[key] = as_dtype(like(constant, images), images)
         return found
 
     def _logits(self, raw: Any, count: int) -> Any:
@@ -361,38 +392,3 @@ def _per_channel(numbers: float | Sequence[float] | None, what: str) -> Float32 
     if array.ndim != 1 or not 1 <= len(array) <= 4 or not np.isfinite(array).all():
         raise ClassifierError(f"{what} must be one number or one per channel, got {numbers!r}")
     return array
-
-
-def _as_dtype(array: Any, template: Any) -> Any:
-    """An array of the same kind in the dtype of `template`."""
-    if array.dtype == template.dtype:
-        return array
-    return array.to(template.dtype) if kind_of(array) == "torch" else array.astype(template.dtype)
-
-
-def _onto_module(images: Any, module: Any) -> Any:
-    """Tensors on a module's device, in its floating dtype."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_floating_point():
-            return images.to(device=tensor.device, dtype=tensor.dtype)
-    return images
-
-
-@contextmanager
-def _inference(fn: Any, arrays: Kind | None) -> Iterator[None]:
-    """No gradients for torch functions; eval mode for a module, undone afterwards."""
-    import sys
-
-    torch = sys.modules.get("torch")
-    if torch is None or arrays in ("numpy", "cupy"):
-        yield
-        return
-    training = [part for part in fn.modules() if part.training] if is_module(fn) else []
-    with torch.no_grad():
-        for part in training:
-            part.training = False
-        try:
-            yield
-        finally:
-            for part in training:
-                part.training = True

@@ -2,9 +2,10 @@
 """One group of images, explained on the device.
 
 Encoding, exemplars, decoding, the search and the saliency are queued on one stream; the classifier
-is called in between. A torch module on that GPU is captured with all the rest in a CUDA graph the
-second time that a group of the same size comes by, and replayed from then on: nothing waits for the
-host. Any other classifier is called from the host, with the same functions.
+is called in between. A torch module on that GPU, or a function with `capture=True`, is captured
+with all the rest in a CUDA graph the second time that a group of the same size comes by, and
+replayed from then on: nothing waits for the host. Any other classifier is called from the host,
+with the same functions.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,17 +23,19 @@ from .arrays import Float32, Kind, as_kind, kind_of, to_numpy
 from .backends.cuda import CudaBackend
 from .backends.cuda_graph import capture
 from .bank import CodeBank
+from .classifier_input import InputForm
 from .memory import is_out_of_memory
 from .path_search import STATUSES, Clock, Outcome, SearchRules
 
 if TYPE_CHECKING:
     from ._C_emu import DeviceBank, GpuSearch
 
-LARGEST_CODE = 64  # numbers of a class code that exemplars are looked up by on the device
+LARGEST_CODE = 128  # numbers of a class code that exemplars are looked up by on the device
 _KEPT = 4  # searches of different sizes or rules whose memory and graph are kept
 _ATTEMPTS = 2  # at capturing a group's graph: the second after what was passing, such as memory
 _FEW_IMAGES = 3  # up to so many, a round looks at several points of each
 IntArray = npt.NDArray[np.int64]
+Classify: TypeAlias = Callable[[Any, InputForm | None], Any]
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Group:
         k: Bank rows averaged.
         rules: Of the search.
         against_image: Differences are to the image, not to its reconstruction.
+        form: How the classifier wants path points; None: as images.
     """
 
     images: Any
@@ -58,6 +62,7 @@ class Group:
     k: int
     rules: SearchRules
     against_image: bool
+    form: InputForm | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class DeviceSearcher:
         """
         self._backend = backend
         self._bank: DeviceBank | None = None
-        if bank is not None:
+        if bank is not None and bank.codes.shape[1] <= LARGEST_CODE:
             classes = np.where(bank.usable, bank.labels, -1).astype(np.int32)
             codes = np.ascontiguousarray(bank.codes, dtype=np.float32)
             self._bank = backend.module.DeviceBank(backend.engine, codes, classes)
@@ -95,7 +100,7 @@ class DeviceSearcher:
     def run(
         self,
         group: Group,
-        classify: Callable[[Any], Any],
+        classify: Classify,
         state: tuple[Any, ...] | None,
         clock: Clock,
         pictures: Kind = "numpy",
@@ -106,7 +111,8 @@ class DeviceSearcher:
 
         Args:
             group: The images and what they are searched for.
-            classify: Device array or tensor [m, C, S, S] -> logits [m, K], an array of any kind.
+            classify: (device array [m, C, S, S], None) or (points in the group's form, that form)
+                -> logits [m, K], an array of any kind.
             state: What a graph of `classify` depends on, where it may be captured; else None.
             clock: Gets the stages "search" and "read".
             pictures: Kind of the images that come back; "torch" leaves them on the device.
@@ -140,7 +146,7 @@ class DeviceSearcher:
 
     def _plan(self, group: Group) -> _Plan:
         rules, count = group.rules, len(group.images)
-        key = (count, rules, group.k, group.ends is None, group.against_image)
+        key = (count, rules, group.k, group.ends is None, group.against_image, group.form)
         plan = self._plans.pop(key, None)
         if plan is None:
             while len(self._plans) >= _KEPT:
@@ -165,6 +171,7 @@ class DeviceSearcher:
             method=rules.search,
             exemplars=group.k,
             against_image=group.against_image,
+            classifier_input=None if group.form is None else group.form.to_dict(),
         )
         return _Plan(search, self._backend, given=group.ends is not None)
 
@@ -188,7 +195,7 @@ class _Plan:
     def run(
         self,
         group: Group,
-        classify: Callable[[Any], Any],
+        classify: Classify,
         state: tuple[Any, ...] | None,
         queue: int,
     ) -> None:
@@ -209,7 +216,7 @@ class _Plan:
             self._why = why
             self._set_inputs(group, group.left_out, queue)  # a capture may have changed them
         self.stepping = f"host: {self._why}" if self._why and state is not None else "host"
-        self._step(classify, queue, ask=True)
+        self._step(group, classify, queue, ask=True)
 
     def _set_inputs(self, group: Group, left_out: npt.NDArray[np.bool_], queue: int) -> None:
         paths = None
@@ -226,24 +233,25 @@ class _Plan:
             stream=queue,
         )
 
-    def _step(self, classify: Callable[[Any], Any], queue: int, *, ask: bool) -> None:
+    def _step(self, group: Group, classify: Classify, queue: int, *, ask: bool) -> None:
         """All rounds; with `ask`, the host looks after each whether another one is needed."""
         search = self._search
 
-        def logits_of(images: Any) -> Any:
+        def logits_of(images: Any, form: InputForm | None) -> Any:
             if ask:
                 self._backend.wait(queue)  # whoever reads them may be on another stream
-            return _readable(classify(images), self._backend.index)
+            return _readable(classify(images, form), self._backend.index)
 
-        self._logits = logits_of(search.images)
+        self._logits = logits_of(search.images, None)
         search.begin(self._logits, self._given, stream=queue)
         for i in range(search.rounds):
-            search.step(i, logits_of(search.decode(i, stream=queue)), stream=queue)
+            points = search.decode(i, stream=queue)
+            search.step(i, logits_of(points, group.form), stream=queue)
             if ask and search.remaining(stream=queue) == 0:
                 break
         search.finish(stream=queue)
 
-    def _capture(self, group: Group, classify: Callable[[Any], Any], queue: int) -> str:
+    def _capture(self, group: Group, classify: Classify, queue: int) -> str:
         """Captures all rounds in a graph and replays it; "" or why that cannot be.
 
         The graph must leave out images that are to be left out, else it is empty, and find in the
@@ -251,9 +259,9 @@ class _Plan:
         """
         self._attempts += 1
         try:
-            if self._backend.index is None:
-                return "the emulator has no graphs"
-            graph = capture(lambda side: self._step(classify, side, ask=False), self._backend.index)
+            graph = capture(
+                lambda side: self._step(group, classify, side, ask=False), self._backend.index
+            )
             expected = self._search.result(stream=queue)
             self._set_inputs(group, np.ones_like(group.left_out), queue)
             graph.replay()

@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from .arrays import Float32, kind_of, like, to_numpy
 from .backends import Backend, DecodeSession
-from .device_search import DeviceSearcher, Group
+from .backends.cuda import CudaBackend
+from .classifier_input import InputForm
+from .device_search import LARGEST_CODE, Classify, DeviceSearcher, Group
 from .exemplars import Exemplars
 from .explanation import Explanation
 from .memory import allocate, in_groups
@@ -29,18 +31,18 @@ class OnDevice:
 
     Attributes:
         searcher: Of the backend.
-        classify: Device array [m, C, S, S] -> logits [m, K] of any kind.
+        classify: (device array [m, C, S, S], None) or (points in `form`, `form`) -> logits [m, K]
+            of any kind.
         state: What a graph of `classify` depends on, where it may be captured; else None.
         rescue: Makes the backend for images whose pictures overflow half precision.
-        tensor: The user's images where they are a tensor on the searcher's device: then pictures
-            stay there; else None.
+        form: How the classifier wants path points; None: as images.
     """
 
     searcher: DeviceSearcher
-    classify: Callable[[Any], Any]
+    classify: Classify
     state: tuple[Any, ...] | None
     rescue: Callable[[], Backend]
-    tensor: Any = None
+    form: InputForm | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class _Searched:
     target: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
     session: Callable[[], DecodeSession]
+    rescued: dict[int, Callable[[], DecodeSession]] = field(default_factory=dict)
+    """Of images that were searched apart, alone in their session."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class ExplainJob:
     """What one call works on; groups of `backend.max_batch` images are searched together.
 
     Attributes:
-        images: [N, C, S, S].
+        images: [N, C, S, S]: NumPy, or a C-contiguous tensor on the device that explains.
         reasons: Per image why it is rejected, or None.
         target: What each image is to reach.
         exemplars: Where each path leads.
@@ -76,7 +80,7 @@ class ExplainJob:
         rescued: Filled with images that overflowed half precision and were searched in float32.
     """
 
-    images: Float32
+    images: Any
     reasons: Sequence[str | None]
     target: Target
     exemplars: Exemplars
@@ -108,15 +112,14 @@ class ExplainJob:
         """Results of all images, nothing known yet: what stays so is `rejected`."""
         count = len(self.images)
         frames = len(self.frame_steps)
-
-        tensor = None if self.on_device is None else self.on_device.tensor
+        stays = kind_of(self.images) == "torch"
 
         def unknown(*shape: int) -> Float32:
             return np.full((count, *shape), np.nan, dtype=np.float32)
 
         def pictures(*shape: int, value: float = np.nan) -> Any:
-            if tensor is not None:
-                return tensor.new_full((count, *shape), value)
+            if stays:
+                return self.images.new_full((count, *shape), value)
             return np.full((count, *shape), value, dtype=np.float32)
 
         def nobody(*shape: int) -> npt.NDArray[np.int64]:
@@ -140,7 +143,7 @@ class ExplainJob:
             path_logits=[np.empty((0, classes), dtype=np.float32) for _ in range(count)],
             evaluations=np.zeros(count, dtype=np.int64),
             exemplar=nobody(self.exemplars.k),
-            images=self.images if tensor is None else tensor.detach().clone(),
+            images=self.images.clone() if stays else self.images,
             names=names,
             class_names=self.class_names,
             meta={"rejected": {i: why for i, why in enumerate(self.reasons) if why}},
@@ -157,9 +160,7 @@ class ExplainJob:
         good = np.array([why is None for why in self.reasons[part]])
         if not good.any():
             return
-        images = np.ascontiguousarray(self.images[part])
-        if not good.all():  # grey stands in, so that the others are computed in the same company
-            images = np.where(good[:, None, None, None], images, np.float32(0))
+        images = _with_grey(self.images[part], good)
         if self.on_device is not None:
             searched = self._search_on_device(first, images, good)
         else:
@@ -174,10 +175,24 @@ class ExplainJob:
         if result.path_images is not None:
             index = np.flatnonzero(good & (source >= 0)).astype(np.int32)
             with self.clock("frames"):
-                session = searched.session()
-                for position, step in enumerate(self.frame_steps):
-                    decoded = session.decode(index, np.full_like(index, step))
-                    result.path_images[first + index, position] = to_numpy(decoded)
+                self._draw_frames(result.path_images[part], searched, index)
+
+    def _draw_frames(
+        self, frames: Float32, searched: _Searched, index: npt.NDArray[np.int32]
+    ) -> None:
+        """Decodes `frames` [n, T, C, S, S] of images `index` of a group, each where searched."""
+        apart = np.isin(index, list(searched.rescued))
+        alone = np.zeros(1, dtype=np.int32)
+        drawn = [(index[~apart], index[~apart], searched.session)] if not apart.all() else []
+        drawn += [
+            (index[apart][i : i + 1], alone, searched.rescued[row])
+            for i, row in enumerate(index[apart].tolist())
+        ]
+        for rows, places, make in drawn:
+            session = make()
+            for position, step in enumerate(self.frame_steps):
+                decoded = session.decode(places, np.full_like(places, step))
+                frames[rows, position] = to_numpy(decoded)
 
     def _search(
         self,
@@ -215,16 +230,13 @@ class ExplainJob:
         )
         return _Searched(outcome, logits, source, target, rows, lambda: session)
 
-    def _search_on_device(
-        self, first: int, images: Float32, good: npt.NDArray[np.bool_]
-    ) -> _Searched:
+    def _search_on_device(self, first: int, images: Any, good: npt.NDArray[np.bool_]) -> _Searched:
         """Searches a group where the networks are."""
         assert self.on_device is not None
         count = len(images)
         given = self.exemplars.is_given
-        tensor = self.on_device.tensor
         group = Group(
-            images=images if tensor is None or not good.all() else tensor[first : first + count],
+            images=images,
             wanted=self.target.wanted(first, count).astype(np.int32),
             reachable=self.exemplars.reachable(self.rules.num_classes),
             left_out=~good,
@@ -232,13 +244,14 @@ class ExplainJob:
             k=1 if given else self.exemplars.k,
             rules=self.rules,
             against_image=self.against == "image",
+            form=self.on_device.form,
         )
         found = self.on_device.searcher.run(
             group,
             self.on_device.classify,
             self.on_device.state,
             self.clock,
-            "numpy" if tensor is None else "torch",
+            kind_of(images),
         )
         source, target = found.source, found.target
         if (found.missing[(source >= 0) & (source != target)] > 0).any() or given:
@@ -258,7 +271,7 @@ class ExplainJob:
         return searched
 
     def _rescue(
-        self, searched: _Searched, first: int, images: Float32, good: npt.NDArray[np.bool_]
+        self, searched: _Searched, first: int, images: Any, good: npt.NDArray[np.bool_]
     ) -> None:
         """Searches again, in float32, images whose codes or pictures overflowed half precision."""
         assert self.on_device is not None
@@ -269,10 +282,13 @@ class ExplainJob:
             return
         backend = self.on_device.rescue()
         for i in np.flatnonzero(lost):
-            one = self._search(first + int(i), images[i : i + 1], good[i : i + 1], 1, backend)
+            image = to_numpy(images[i : i + 1])
+            one = self._search(first + int(i), image, good[i : i + 1], 1, backend)
             outcome.take(int(i), one.outcome)
             searched.source[i], searched.target[i] = one.source[0], one.target[0]
             searched.rows[i] = one.rows[0]
+            if len(self.frame_steps):
+                searched.rescued[int(i)] = one.session
             self.rescued.append(first + int(i))
 
     def _record(
@@ -316,10 +332,11 @@ class ExplainJob:
             if not len(shown):
                 return
             to_image = (result.status[shown] == "reconstruction_flips") | (self.against == "image")
-            counterfactual, reconstruction = (
-                to_numpy(array[shown]) for array in (result.counterfactual, result.reconstruction)
+            counterfactual, reconstruction, images = (
+                to_numpy(array[shown])
+                for array in (result.counterfactual, result.reconstruction, self.images)
             )
-            reference = np.where(to_image[:, None, None, None], self.images[shown], reconstruction)
+            reference = np.where(to_image[:, None, None, None], images, reconstruction)
             every = np.ones(len(shown), dtype=np.bool_)
             for target, values in zip(
                 (result.difference, result.saliency),
@@ -327,6 +344,19 @@ class ExplainJob:
                 strict=True,
             ):
                 _put(target, shown, like(values, target), every)
+
+
+def _with_grey(images: Any, good: npt.NDArray[np.bool_]) -> Any:
+    """Images [n, C, S, S], C-contiguous; grey where not good, so that others keep their company."""
+    if kind_of(images) != "torch":
+        images = np.ascontiguousarray(images)
+        return images if good.all() else np.where(good[:, None, None, None], images, np.float32(0))
+    if good.all():
+        return images
+    import torch
+
+    there = torch.from_numpy(good).to(images.device)
+    return torch.where(there[:, None, None, None], images, 0.0)
 
 
 def _put(
@@ -340,3 +370,23 @@ def _put(
 
     there = torch.from_numpy(rows).to(target.device)
     target[there] = values[torch.from_numpy(np.flatnonzero(chosen)).to(target.device)]
+
+
+def row_texts(values: Any, count: int, argument: str) -> list[Any] | None:
+    """The entries of an argument with one per image, or None."""
+    if values is None:
+        return None
+    if isinstance(values, str) or len(values) != count:
+        raise ValueError(
+            f"{argument} must be a list of {count}, one for each image, got {values!r:.100}"
+        )
+    return list(values)
+
+
+def stepping_of(on_device: OnDevice | None, backend: Backend) -> str:
+    """How the rounds of the last search were driven; see :meth:`DeviceSearcher.run`."""
+    if on_device is not None:
+        return on_device.searcher.stepping
+    if isinstance(backend, CudaBackend):
+        return f"host: a GPU looks up class codes of at most {LARGEST_CODE} numbers in a bank"
+    return "host"

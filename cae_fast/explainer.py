@@ -16,9 +16,10 @@ from . import __version__ as _version
 from .arrays import (
     checked_codes,
     checked_images,
+    checked_tensor,
     finite_images,
     like,
-    pixel_fault,
+    pixel_faults,
     to_numpy,
 )
 from .backends import Backend, select_backend
@@ -30,7 +31,7 @@ from .classifier_calls import ClassifierCalls
 from .device_search import LARGEST_CODE, DeviceSearcher
 from .errors import ClassifierError
 from .exemplars import Exemplars
-from .explain_job import ExplainJob, OnDevice
+from .explain_job import ExplainJob, OnDevice, row_texts, stepping_of
 from .explanation import Explanation
 from .memory import allocate_rows, in_groups
 from .model import CAE
@@ -188,7 +189,9 @@ class Explainer:
         """
         clock = Clock()
         with clock("total"):
-            array = checked_images(images, self.model.config.image_shape)
+            calls = ClassifierCalls(self.classifier, self.model.config, self.backend, images)
+            check = checked_tensor if calls.here else checked_images
+            array = check(images, self.model.config.image_shape)
             count = len(array)
             if path not in PATHS:
                 raise ValueError(f"path must be one of {', '.join(map(repr, PATHS))}, got {path!r}")
@@ -202,8 +205,8 @@ class Explainer:
             )
             if isinstance(frames, bool) or not isinstance(frames, int) or frames < 0 or frames == 1:
                 raise ValueError(f"frames must be 0 or an integer of at least 2, got {frames!r}")
-            names = _row_texts(names, count, "names") or [f"image {i}" for i in range(count)]
-            known = _row_texts(rejected, count, "rejected") or [None] * count
+            names = row_texts(names, count, "names") or [f"image {i}" for i in range(count)]
+            known = row_texts(rejected, count, "rejected") or [None] * count
             with clock("encode"):
                 chosen = Exemplars(
                     exemplars,
@@ -213,11 +216,11 @@ class Explainer:
                     backend=self.backend,
                     bank=self.bank,
                 )
-            calls = ClassifierCalls(self.classifier, self.model.config, self.backend, images)
+            on_device = self._on_device(calls, chosen)
             job = ExplainJob(
-                images=array,
+                images=to_numpy(array) if on_device is None else array,
                 reasons=[
-                    why or pixel_fault(image) for why, image in zip(known, array, strict=True)
+                    why or fault for why, fault in zip(known, pixel_faults(array), strict=True)
                 ],
                 target=check_target(target, count, self.class_names, rules.num_classes),
                 exemplars=chosen,
@@ -229,10 +232,11 @@ class Explainer:
                 bank_names=None if self.bank is None else self.bank.names,
                 class_names=self.class_names,
                 clock=clock,
-                on_device=self._on_device(calls),
+                on_device=on_device,
             )
             result = job.run([str(name) for name in names], on_progress)
         result.meta |= self._meta() | {
+            "stepping": stepping_of(on_device, self.backend),
             "computed_in_float32": job.rescued,
             "parameters": {
                 "path": path,
@@ -358,15 +362,17 @@ class Explainer:
         in_groups(decode, count, self.backend.max_batch, what="images to decode along paths")
         return like(frames, images)
 
-    def _on_device(self, calls: ClassifierCalls) -> OnDevice | None:
+    def _on_device(self, calls: ClassifierCalls, exemplars: Exemplars) -> OnDevice | None:
         """How groups are searched on the GPU, or None: from the host."""
         backend = self.backend
-        if not isinstance(backend, CudaBackend) or self.model.config.code_dim > LARGEST_CODE:
+        if not isinstance(backend, CudaBackend):
             return None
+        if not exemplars.is_given and exemplars.code_dim > LARGEST_CODE:
+            return None  # of the bank
         if self._searcher is None:
             self._searcher = DeviceSearcher(backend, self.bank)
-        tensor = calls.template if calls.here else None
-        return OnDevice(self._searcher, calls.on_device, calls.state(), self._float32, tensor)
+        made = calls.on_device, calls.state(), self._float32, calls.form()
+        return OnDevice(self._searcher, *made)
 
     def _float32(self) -> Backend:
         """The CPU engine, for what overflows half precision; made when first needed."""
@@ -385,16 +391,4 @@ class Explainer:
             "dtype": self.backend.dtype,
             "precision": self.backend.precision,
             "max_batch": self.backend.max_batch,
-            "stepping": "host" if self._searcher is None else self._searcher.stepping,
         }
-
-
-def _row_texts(values: Any, count: int, argument: str) -> list[Any] | None:
-    """One entry per image, or None."""
-    if values is None:
-        return None
-    if isinstance(values, str) or len(values) != count:
-        raise ValueError(
-            f"{argument} must be a list of {count}, one for each image, got {values!r:.100}"
-        )
-    return list(values)

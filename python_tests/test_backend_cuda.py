@@ -14,6 +14,7 @@ import cae_fast as cf
 from cae_fast import ops
 from cae_fast.arrays import as_kind, is_device_array, kind_of, like, to_numpy
 from cae_fast.backends import Backend, select_backend
+from cae_fast.backends.cuda import CudaBackend
 from cae_fast.model import CAE
 from cae_fast.testing import TOLERANCE, random_images, relative_error, toy_model
 
@@ -152,6 +153,12 @@ def test_arrays_of_the_device(gpu: str) -> None:
     tensor = as_kind(images, "torch")
     assert tensor.device.type == ("cpu" if gpu == "emu" else "cuda")
     np.testing.assert_array_equal(tensor.cpu().numpy(), host)
+    for stream in (None, -1, 1):
+        assert torch.from_dlpack(images).equal(tensor)
+        images.__dlpack__(stream=stream)
+    for stream in (0, -2, "1", 1.5):
+        with pytest.raises((ValueError, TypeError), match="stream"):
+            images.__dlpack__(stream=stream)
     tensor[0] = 0.25
     assert (to_numpy(images) == 0.25).all()
     part = as_kind(images.rows(0, 1), "torch")
@@ -162,6 +169,24 @@ def test_arrays_of_the_device(gpu: str) -> None:
     assert not is_device_array(tensor)
     del images, tensor, individual, backend
     assert (part == 0.25).all()  # memory lives as long as somebody looks at it
+
+
+@pytest.mark.cuda
+def test_who_takes_an_array_waits_for_it() -> None:
+    """Codes queued on one stream and read on another, by DLPack, without a wait of the host."""
+    model = toy_model(channels=16, image_size=64)
+    backend = make(model, "cuda:0", 64)
+    assert isinstance(backend, CudaBackend)
+    images = torch.from_numpy(random_images(model.config, 64)).cuda()
+    wanted = backend.encode(images)[1]
+    torch.cuda.synchronize()
+    writer, reader = torch.cuda.Stream(), torch.cuda.Stream()
+    for _ in range(5):
+        codes = backend.engine.encode(images, stream=writer.cuda_stream)[1]
+        with torch.cuda.stream(reader):
+            taken = torch.from_dlpack(codes).clone()
+        reader.synchronize()
+        np.testing.assert_array_equal(taken.cpu().numpy(), wanted)
 
 
 def test_any_layout_goes_in(gpu: str) -> None:
@@ -206,3 +231,28 @@ def test_channels_that_are_nearly_dead_do_not_overflow(gpu: str, size: float) ->
     rows = np.arange(2, dtype=np.int32)
     decoded = to_numpy(backend.decode(individual, expected, rows))
     assert relative_error(decoded, exact.decode(individual, expected, rows)) < LIMIT
+
+
+def test_every_kind_of_gpu_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the shared memory of each; blocks may be wider or narrower, what comes out is not."""
+    model = toy_model(channels=24, in_channels=3)
+    images = random_images(model.config, 3)
+    codes = np.random.default_rng(1).normal(0, 1, (3, 4)).astype(np.float32)
+    index = np.arange(3, dtype=np.int32)
+    results = []
+    for arch, kilobytes in (("90", 227), ("80", 163), ("86", 99), ("120", 99)):
+        monkeypatch.setenv("CAE_EMU_ARCH", arch)
+        backend = make(model, "emu")
+        assert isinstance(backend, CudaBackend)
+        module: Any = backend.module
+        module.reset_launch_counts()
+        individual, class_code = backend.encode(images)
+        results.append((class_code, to_numpy(backend.decode(individual, codes, index))))
+        asked = {name: count["shared_bytes"] for name, count in module.launch_counts().items()}
+        assert 48 * 1024 < max(asked.values()) <= kilobytes * 1024, asked
+    for class_code, decoded in results[1:]:
+        np.testing.assert_array_equal(class_code, results[0][0])
+        np.testing.assert_array_equal(decoded, results[0][1])
+    monkeypatch.setenv("CAE_EMU_ARCH", "75")
+    with pytest.raises(ValueError, match="CAE_EMU_ARCH must be"):
+        make(model, "emu")

@@ -69,6 +69,43 @@ def test_bad_arrays(gpu: str) -> None:
         explainer.explain(images.astype(np.float64))
 
 
+def test_bad_inputs_of_a_search(gpu: str) -> None:
+    """Each is named; paths in memory of the device serve as those of NumPy do."""
+    model = toy_model()
+    backend = select_backend("cuda", model, device=gpu, max_batch=2)
+    assert isinstance(backend, cuda.CudaBackend)
+    module = backend.module
+    search = module.GpuSearch(backend.engine, None, images=2, num_classes=3, grid=4)
+    images, ones = random_images(model.config, 2), np.ones(2, np.int32)
+    paths = np.random.default_rng(0).normal(0, 1, (2, 2, 4)).astype(np.float32)
+    good = {
+        "images": images,
+        "wanted": ones,
+        "reachable": np.ones(3, np.int32),
+        "left_out": ones * 0,
+        "paths": paths,
+    }
+    for name, bad, said in (
+        ("images", images[:1], r"images must be \[2, 1, 16, 16\], got \[1, 1, 16, 16\]"),
+        ("images", images.astype(np.float64), "images must be float32"),
+        ("wanted", ones[:1], r"wanted must be \[2\], got \[1\]"),
+        ("reachable", ones, r"reachable must be \[3\], got \[2\]"),
+        ("left_out", ones.astype(np.int64), "left_out must be int32"),
+        ("paths", paths[:, :, 1:], r"paths must be \[2, 2, 4\], got \[2, 2, 3\]"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            search.set_inputs(**(good | {name: bad}))
+    points = []
+    for given in (paths, module.DeviceArray.from_host(paths)):
+        search.set_inputs(**(good | {"paths": given}))
+        search.begin(np.array([[2, 1, 0]] * 2, np.float32), True)
+        points.append(search.decode(0).numpy())
+    np.testing.assert_array_equal(*points)
+    found = search.result()
+    assert found["status"].shape == (2,)
+    np.testing.assert_array_equal(found["class_code"], backend.encode_class(images))
+
+
 def test_nan_stays_in_its_image(gpu: str) -> None:
     model = toy_model()
     backend = select_backend("cuda", model, device=gpu, max_batch=2)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from explain_cases import FIELDS, World, assert_same
+from flip_module import Flip
 
 import cae_fast as cf
-from cae_fast import device_search
 from cae_fast.backends.cuda import CudaBackend
 
 torch = pytest.importorskip("torch")
@@ -26,7 +26,7 @@ def on_host(
 ) -> Any:
     """The same explanation with the search stepped from the host, point after point."""
     with monkeypatch.context() as patch:
-        patch.setattr(explainer, "_on_device", lambda calls: None)
+        patch.setattr(explainer, "_on_device", lambda *_: None)
         patch.setattr(explainer.backend, "coarse_batch", 1)
         return explainer.explain(*args, **asked)
 
@@ -86,6 +86,28 @@ def test_what_the_bank_lacks_is_said_as_on_the_host(world: World, gpu: str) -> N
     assert said[0] == said[1]
 
 
+@pytest.mark.parametrize(("grid", "count", "tables"), [(16, 3, 1), (32, 2, None), (32, 1, 1)])
+def test_modulation_is_made_at_once(
+    world: World, grid: int, count: int, tables: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One table for a grid of up to 64 points, else one a round; never one for each batch."""
+    explainer = world.explainer(backend="cuda", device="emu", max_batch=count)
+    assert isinstance(explainer.backend, CudaBackend)
+    module: Any = explainer.backend.module
+    asked = {"exemplars": world.ends[:count], "target": 1, "tolerance": 1 / grid}
+    module.reset_launch_counts()
+    found = explainer.explain(world.images[:count], **asked)
+    counts = module.launch_counts()
+    rounds = counts["FlipCommitParams"]["launches"]
+    assert rounds >= 2
+    assert counts["PathCodesParams"]["launches"] == (tables or rounds)
+    assert counts["LinearParams"]["launches"] == 3 * (tables or rounds)
+    assert counts["OutputConvParams"]["launches"] > rounds  # batches of `count`
+    stepped = on_host(explainer, monkeypatch, world.images[:count], **asked)
+    for name in set(FIELDS) - {"evaluations"}:
+        np.testing.assert_array_equal(getattr(found, name), getattr(stepped, name), err_msg=name)
+
+
 def test_memory_and_plans_are_kept(world: World, gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     explainer = world.explainer(backend="cuda", device=gpu, max_batch=2)
     assert isinstance(explainer.backend, CudaBackend)
@@ -134,18 +156,6 @@ def test_groups_are_halved_where_memory_runs_out(
         np.testing.assert_array_equal(getattr(whole, name), getattr(halved, name), err_msg=name)
 
 
-class Flip(torch.nn.Module):  # type: ignore[misc, name-defined]
-    """Class 1 where the pictures are brighter than a threshold; may refuse to be captured."""
-
-    def __init__(self, outputs: int = 3) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.register_buffer("weight", torch.randn(256, outputs, generator=generator))
-
-    def forward(self, images: Any) -> Any:
-        return images.flatten(1) @ self.weight
-
-
 def test_a_module_gets_tensors(world: World, gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = Flip().to("cpu" if gpu == "emu" else gpu)
     explainer = world.explainer(module, backend="cuda", device=gpu, max_batch=4)
@@ -172,21 +182,38 @@ def test_pictures_of_tensors_stay_on_the_device(world: World, gpu: str) -> None:
     assert_same(plain, there.numpy())
 
 
-def test_without_capture_the_host_steps_and_says_why(world: World) -> None:
-    """The emulator has no graphs: asked for one, it goes on from the host."""
-    explainer = world.explainer(Flip(), backend="cuda", device="emu", max_batch=4)
-    assert isinstance(explainer.backend, CudaBackend)
-    searcher = explainer._searcher = device_search.DeviceSearcher(explainer.backend, None)
-    real = searcher.run
-    searcher.run = lambda *args: real(*args[:2], ("a state",), *args[3:])  # type: ignore[method-assign]
-    asked = {"exemplars": world.ends[:2], "target": "any", "tolerance": 1 / 4}
-    said, results = [], []
-    for _ in range(4):
-        results.append(explainer.explain(world.images[:2], **asked))
-        said.append(results[-1].meta["stepping"])
-    assert said == ["host", *["host: the emulator has no graphs"] * 3]
-    for result in results[1:]:
-        assert_same(results[0], result)
+def test_tensors_of_the_device_are_checked_there(
+    world: World, gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a copy on the host; the words are those of NumPy arrays, in any layout."""
+
+    def refuse(images: Any, *_: Any) -> Any:
+        raise AssertionError("a tensor of the device went through the host")
+
+    device = "cpu" if gpu == "emu" else gpu
+    images = np.concatenate([world.images, world.images[:1]])
+    images[1, 0, 3, 4], images[1, 0, 0, 0] = np.nan, np.inf
+    images[2, 0, 5, 5] = 1.5
+    images[4, 0, 1, 1] = -np.inf
+    explainer = world.explainer(Flip().to(device), backend="cuda", device=gpu, max_batch=3)
+    asked = {"exemplars": world.ends[:1], "target": "any", "tolerance": 1 / 4}
+    plain = explainer.explain(images, **asked)
+    assert [i for i in range(6) if plain.status[i] == "rejected"] == [1, 2, 4]
+    monkeypatch.setattr("cae_fast.explainer.checked_images", refuse)
+    tensor = torch.from_numpy(images).to(device)
+    for given in (tensor, tensor.to(memory_format=torch.channels_last), tensor.requires_grad_()):
+        there = explainer.explain(given, **asked)
+        assert there.meta["rejected"] == plain.meta["rejected"]
+        assert_same(plain, there.numpy())
+    for bad, said in (
+        (tensor.double(), "got dtype float64"),
+        (tensor[:, :, 1:], r"got shape \[6, 1, 15, 16\]"),
+        (tensor[0], r"got shape \[1, 16, 16\]"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            explainer.explain(bad, **asked)
+    nothing = explainer.explain(tensor[:0], target="any", exemplars=world.ends[:1])
+    assert nothing.counterfactual.shape == (0, 1, 16, 16)
 
 
 def test_a_function_gets_tensors_where_the_user_s_are(world: World, gpu: str) -> None:
@@ -223,58 +250,28 @@ def test_a_classifier_may_encode_but_not_explain(world: World, gpu: str) -> None
     assert explainer.explain(world.images[:1], **asked).status[0] == "flipped"
 
 
-def test_long_codes_are_looked_up_on_the_host(gpu: str) -> None:
-    world = World(count=1, code_dim=65)
-    explainer = world.explainer(bank=world.bank(), backend="cuda", device=gpu)
-    exact = world.explainer(bank=world.bank(), backend="cpu")
-    asked = {"target": 1, "tolerance": 1 / 2}
+@pytest.mark.parametrize("code_dim", [128, 129])
+def test_long_codes_are_looked_up_on_the_host(gpu: str, code_dim: int) -> None:
+    """Those in a bank, and it is said; given ones are searched on the device whatever their length.
+
+    Up to 128 numbers the device finds the same rows, equally near ones included.
+    """
+    world = World(count=2, code_dim=code_dim)
+    bank = world.bank()
+    bank.codes[5:] = bank.codes[5] + np.float32(1e-3) * (np.arange(25) % 3)[:, None]
+    explainer = world.explainer(bank=bank, backend="cuda", device=gpu)
+    exact = world.explainer(bank=bank, backend="cpu")
+    asked = {"target": 1, "tolerance": 1 / 2, "k": 3}
     found = explainer.explain(world.images, **asked)
     np.testing.assert_array_equal(found.exemplar, exact.explain(world.images, **asked).exemplar)
-
-
-@pytest.mark.cuda
-def test_a_graph_says_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other images each time, other weights, another dtype, another stream."""
-    module = Flip().cuda()
-    explainer = world.explainer(module, backend="cuda", device="cuda:0", max_batch=2)
-
-    def check(first: int, stepping: str) -> None:
-        images = world.images[first : first + 2]
-        asked = {"exemplars": world.ends[first : first + 2], "target": "any", "tolerance": 1 / 16}
-        found = explainer.explain(images, **asked)
-        assert found.meta["stepping"] == stepping
-        stepped = on_host(explainer, monkeypatch, images, **asked)
-        for name in set(FIELDS) - {"evaluations"}:
-            np.testing.assert_array_equal(getattr(found, name), getattr(stepped, name), name)
-
-    for first, stepping in enumerate(["host", "graph", "graph", "graph"]):
-        check(first, stepping)
-    with torch.cuda.stream(torch.cuda.Stream()):
-        check(0, "graph")
-    module.weight.mul_(-1)  # in place: the graph reads it
-    check(1, "graph")
-    module.weight = module.weight * -0.5  # elsewhere: another graph is needed
-    check(2, "host")
-    check(3, "graph")
-
-
-@pytest.mark.cuda
-def test_what_cannot_be_captured_leaves_torch_as_it_was(world: World) -> None:
-    class Asking(Flip):
-        """Looks at its input from the host."""
-
-        def forward(self, images: Any) -> Any:
-            return super().forward(images) * (1 if float(images.sum()) < 1e9 else 2)
-
-    explainer = world.explainer(Asking().cuda(), backend="cuda", device="cuda:0", max_batch=2)
-    asked = {"exemplars": world.ends[:2], "target": "any", "tolerance": 1 / 4}
-    stream = torch.cuda.current_stream()
-    results = [explainer.explain(world.images[:2], **asked) for _ in range(4)]
-    assert torch.cuda.current_stream() == stream
-    assert torch.isfinite(torch.rand(8, device="cuda")).all()
-    assert all(result.meta["stepping"].startswith("host: ") for result in results[1:])
-    for result in results[1:]:
-        assert_same(results[0], result)
+    assert found.meta["stepping"] == (
+        "host"
+        if code_dim == 128
+        else "host: a GPU looks up class codes of at most 128 numbers in a bank"
+    )
+    given = explainer.explain(world.images, exemplars=world.ends, target=1, tolerance=1 / 2)
+    assert given.meta["stepping"] == "host"
+    assert (given.status == "flipped").all()
 
 
 def test_what_overflows_halves_is_searched_in_float32(world: World, gpu: str) -> None:
@@ -282,11 +279,13 @@ def test_what_overflows_halves_is_searched_in_float32(world: World, gpu: str) ->
     weights = dict(world.model.weights)
     weights["modulation.linear2.bias"] = weights["modulation.linear2.bias"] + np.float32(1e6)
     model = cf.CAE(world.model.config, weights)
-    asked = {"exemplars": world.ends[:2], "target": 1, "tolerance": 1 / 4, "frames": 0}
+    asked = {"exemplars": world.ends[:2], "target": 1, "tolerance": 1 / 4, "frames": 3}
     explainer = cf.Explainer(model, world.classifier, backend="cuda", device=gpu)
     found = explainer.explain(world.images[:2], **asked)
     exact = cf.Explainer(model, world.classifier, backend="cpu").explain(world.images[:2], **asked)
     assert found.meta["computed_in_float32"] == [0, 1]
+    assert np.isfinite(found.path_images).all()
+    np.testing.assert_array_equal(found.path_images, exact.path_images)
     assert exact.meta["computed_in_float32"] == []
     assert "non_finite" not in found.status
     assert_same(found, exact)

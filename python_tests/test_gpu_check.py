@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -299,6 +300,19 @@ def test_quick_check_finds_a_wrong_engine(tools: Any, monkeypatch: pytest.Monkey
         "image",
         "difference",
     }
+
+
+def test_sanitized_calls_run_in_the_emulator() -> None:
+    """What compute-sanitizer will watch: every image of every search flips."""
+    if importlib.util.find_spec("cae_fast._C_emu") is None:
+        pytest.skip("the emulator is not built")
+    done = subprocess.run(
+        [sys.executable, str(GPU / "sanitize_target.py"), "4"],
+        env=os.environ | {"GPU_CHECK_EMULATE": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "4 True True [0, 0, 0, 0]\n", done.stderr
 
 
 def test_probe_fits_the_engine() -> None:

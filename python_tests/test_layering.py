@@ -44,7 +44,16 @@ INCLUDES_TOO = {
 LAYERS = (
     ("errors", "_C"),
     ("files", "arrays", "class_names", "memory", "_backend"),
-    ("ops", "decoding", "data_layout", "onnx_files", "pt2_files", "targets", "classifier_outputs"),
+    (
+        "ops",
+        "decoding",
+        "data_layout",
+        "onnx_files",
+        "pt2_files",
+        "targets",
+        "classifier_outputs",
+        "classifier_input",
+    ),
     ("reference", "networks", "authors", "model", "images", "saliency", "colors", "pictures"),
     (
         "data",

@@ -78,11 +78,11 @@ struct Probe {
               Stream queue) {
     check_count(count);
     const cae::gpu::DecodeBuffers& buffers = engine.decode_buffers();
-    engine.modulate(class_code, static_cast<int32_t>(count), buffers.table, queue);
+    engine.modulate(class_code, static_cast<int32_t>(count), buffers.modulation, queue);
     PathPoints points;
     points.count = static_cast<int32_t>(count);
     points.image_index = image_index;
-    points.table = buffers.table;
+    points.table = buffers.modulation.table;
     engine.decode(shared, points, images, queue);
   }
 

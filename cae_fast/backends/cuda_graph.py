@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def capture(run: Callable[[int], None], index: int) -> Any:
+def capture(run: Callable[[int], None], index: int | None) -> Any:
     """Captures what `run` queues, after one run that is not captured.
 
     torch's own context manager is not used: where a capture fails, it leaves the capture's stream
@@ -19,7 +19,7 @@ def capture(run: Callable[[int], None], index: int) -> Any:
     Args:
         run: Called twice with the stream to queue on, a handle; that stream is torch's current one
             meanwhile.
-        index: Of the GPU, torch's current device.
+        index: Of the GPU, torch's current device; None is the emulator, which has no graphs.
 
     Returns:
         The graph, a `torch.cuda.CUDAGraph`; nothing that was captured has run yet.
@@ -28,6 +28,8 @@ def capture(run: Callable[[int], None], index: int) -> Any:
         Exception: What `run` raised, or torch where something cannot be captured. torch's streams
             are as they were.
     """
+    if index is None:
+        raise RuntimeError("the emulator has no graphs")
     torch: Any = sys.modules["torch"]
     outer, side = torch.cuda.current_stream(index), torch.cuda.Stream(index)
     pool = torch.cuda.graph_pool_handle()
@@ -64,9 +66,9 @@ def capture(run: Callable[[int], None], index: int) -> Any:
 
 
 def state_of(module: Any) -> tuple[Any, ...]:
-    """What a graph of a module depends on: another state needs another graph."""
+    """What a graph of a module depends on, or of a function (None): another needs another graph."""
     torch: Any = sys.modules["torch"]
-    tensors = (*module.parameters(), *module.buffers())
+    tensors = () if module is None else (*module.parameters(), *module.buffers())
     return (
         id(module),
         tuple((tensor.data_ptr(), tensor.dtype) for tensor in tensors),

@@ -54,10 +54,12 @@ void check_individual(const GpuEngine& engine, const std::vector<int64_t>& shape
                    {"N", config.code_channels(), config.code_size(), config.code_size()});
 }
 
-DeviceArray make_images(const GpuEngine& engine, int64_t count) {
+DeviceArray make_images(const GpuEngine& engine, int64_t count, Stream queue) {
   const cae::NetworkConfig& config = engine.config();
-  return {
-      {count, config.in_channels, config.image_size, config.image_size}, kDlFloat, engine.device()};
+  return {{count, config.in_channels, config.image_size, config.image_size},
+          kDlFloat,
+          engine.device(),
+          queue};
 }
 
 py::tuple encode(GpuEngine& engine, const py::object& images, const py::object& stream) {
@@ -68,8 +70,8 @@ py::tuple encode(GpuEngine& engine, const py::object& images, const py::object& 
   const int64_t count = argument.shape()[0];
   const DeviceArray individual(
       {count, config.code_channels(), config.code_size(), config.code_size()}, kDlFloat,
-      engine.device());
-  const DeviceArray class_code({count, config.code_dim}, kDlFloat, engine.device());
+      engine.device(), queue);
+  const DeviceArray class_code({count, config.code_dim}, kDlFloat, engine.device(), queue);
   without_gil([&] {
     const Lock lock(engine.turn());
     engine.encode(argument.floats(), count, nullptr, individual.floats(), class_code.floats(),
@@ -83,7 +85,7 @@ DeviceArray encode_class(GpuEngine& engine, const py::object& images, const py::
   const DeviceArgument argument(images, "images", kDlFloat, engine.device(), queue);
   check_images(engine, argument.shape());
   const int64_t count = argument.shape()[0];
-  const DeviceArray class_code({count, engine.config().code_dim}, kDlFloat, engine.device());
+  const DeviceArray class_code({count, engine.config().code_dim}, kDlFloat, engine.device(), queue);
   without_gil([&] {
     const Lock lock(engine.turn());
     engine.encode_class(argument.floats(), count, class_code.floats(), queue);
@@ -101,7 +103,7 @@ DeviceArray decode(GpuEngine& engine, const py::object& individual, const py::ob
   cae::check_shape(codes.shape(), "class_code", {"M", engine.config().code_dim});
   cae::check_shape(index.shape(), "image_index", {codes.shape()[0]});
   const auto index_view = index.view();
-  const DeviceArray images = make_images(engine, codes.shape()[0]);
+  const DeviceArray images = make_images(engine, codes.shape()[0], queue);
   without_gil([&] {
     const Lock lock(engine.turn());
     engine.decode_codes(source.floats(), source.shape()[0], codes.floats(), index_view.data,
@@ -139,7 +141,7 @@ DeviceArray session_decode(GpuSession& session, const py::object& image_index,
   cae::check_shape(steps.shape(), "step", {index.shape()[0]});
   const auto index_view = index.view();
   const auto step_view = steps.view();
-  const DeviceArray images = make_images(session.engine(), index_view.dim(0));
+  const DeviceArray images = make_images(session.engine(), index_view.dim(0), queue);
   without_gil([&] {
     const Lock lock(session.engine().turn());
     session.decode(index_view.data, step_view.data, index_view.dim(0), images.floats(), queue);

@@ -3,6 +3,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
+#include <optional>
+
 #include "bindings/bind.h"
 #include "bindings/device_array.h"
 #include "bindings/dlpack_view.h"
@@ -21,10 +24,12 @@ using cae::bindings::FloatArray;
 using cae::bindings::IndexArray;
 using cae::bindings::kDlFloat;
 using cae::bindings::kDlInt;
+using cae::bindings::OutputArray;
 using cae::bindings::read_integer;
 using cae::bindings::read_method;
 using cae::bindings::read_stream;
 using cae::bindings::without_gil;
+using cae::cuda::ClassifierInput;
 using cae::gpu::DeviceBank;
 using cae::gpu::GpuEngine;
 using cae::gpu::GpuSearch;
@@ -51,12 +56,38 @@ std::shared_ptr<DeviceBank> make_bank(const GpuEngine& engine, const py::object&
   return bank;
 }
 
+/// How a classifier wants path points: "dtype", "channels", "channels_last", "mean", "std" (these
+/// two numbers by channel, or None). Throws std::invalid_argument.
+ClassifierInput read_classifier_input(const py::dict& wanted) {
+  ClassifierInput input;
+  const auto dtype = py::cast<std::string>(wanted["dtype"]);
+  CAE_CHECK(dtype == "float32" || dtype == "float16", "dtype must be float32 or float16, got ",
+            dtype);
+  input.half = dtype == "float16";
+  input.channels = read_integer<int32_t>(wanted["channels"], "channels");
+  CAE_CHECK(input.channels >= 1 && input.channels <= cae::cuda::kMaxImageChannels,
+            "channels must be in 1..", cae::cuda::kMaxImageChannels, ", got ", input.channels);
+  input.channels_last = py::cast<bool>(wanted["channels_last"]);
+  input.normalise = !wanted["mean"].is_none();
+  if (input.normalise) {
+    const auto mean = py::cast<std::vector<float>>(wanted["mean"]);
+    const auto std_dev = py::cast<std::vector<float>>(wanted["std"]);
+    const auto channels = static_cast<size_t>(input.channels);
+    CAE_CHECK(mean.size() == channels && std_dev.size() == channels, "mean and std must be ",
+              channels, " numbers each, got ", mean.size(), " and ", std_dev.size());
+    std::copy(mean.begin(), mean.end(), input.mean);
+    std::copy(std_dev.begin(), std_dev.end(), input.std_dev);
+  }
+  return input;
+}
+
 std::shared_ptr<GpuSearch> make_search(const std::shared_ptr<GpuEngine>& engine,
                                        const std::shared_ptr<DeviceBank>& bank, int32_t images,
                                        int32_t num_classes, int32_t grid, int32_t coarse,
                                        int32_t depth, double min_probability,
                                        const py::object& coarse_batch, const std::string& method,
-                                       int32_t exemplars, int32_t vertices, bool against_image) {
+                                       int32_t exemplars, int32_t vertices, bool against_image,
+                                       const py::object& classifier_input) {
   SearchPlan plan;
   plan.rules = {num_classes,
                 grid,
@@ -70,6 +101,9 @@ std::shared_ptr<GpuSearch> make_search(const std::shared_ptr<GpuEngine>& engine,
   plan.vertices = vertices;
   plan.exemplars = exemplars;
   plan.against_image = against_image;
+  if (!classifier_input.is_none()) {
+    plan.classifier = read_classifier_input(py::cast<py::dict>(classifier_input));
+  }
   std::shared_ptr<GpuSearch> search;
   without_gil([&] { search = std::make_shared<GpuSearch>(engine, plan, bank); });
   return search;
@@ -77,9 +111,14 @@ std::shared_ptr<GpuSearch> make_search(const std::shared_ptr<GpuEngine>& engine,
 
 /// A view of what the search holds.
 template <class T>
-DeviceArray view_of(const std::shared_ptr<GpuSearch>& search, T* data, std::vector<int64_t> shape) {
-  return {search, data, std::move(shape), std::is_same_v<T, float> ? kDlFloat : kDlInt,
-          search->engine().device()};
+DeviceArray view_of(const std::shared_ptr<GpuSearch>& search, T* data, std::vector<int64_t> shape,
+                    Stream queue) {
+  return {search,
+          data,
+          std::move(shape),
+          std::is_same_v<T, float> ? kDlFloat : kDlInt,
+          search->engine().device(),
+          queue};
 }
 
 std::vector<int64_t> image_shape(const GpuSearch& search, int64_t count) {
@@ -87,53 +126,68 @@ std::vector<int64_t> image_shape(const GpuSearch& search, int64_t count) {
   return {count, config.in_channels, config.image_size, config.image_size};
 }
 
-/// Copies an argument to where the search looks for it: from NumPy without memory in between.
-void copy_in(const GpuSearch& search, const py::object& value, const char* name, int code,
-             const std::vector<int64_t>& shape, void* target, Stream queue) {
-  int64_t bytes = 4;
-  for (const int64_t size : shape) {
-    bytes *= size;
-  }
-  const auto check = [&](const std::vector<int64_t>& got) {
-    CAE_CHECK(got == shape, name, " must be ", cae::shape_string(shape), ", got ",
-              cae::shape_string(got));
-  };
-  const cae::gpu::DeviceGuard guard(search.engine().device());
-  if (!py::isinstance<py::array>(value)) {
-    const DeviceArgument argument(value, name, code, search.engine().device(), queue);
-    check(argument.shape());
-    cae::gpu::copy_on_device(target, argument.floats(), static_cast<size_t>(bytes), queue);
-    return;
-  }
-  const auto upload = [&](auto host) {
-    check(host.shape());
-    const auto view = host.view();
-    without_gil([&] {
-      cae::gpu::copy_to_device(target, view.data, static_cast<size_t>(bytes), queue);
-      cae::gpu::synchronize(queue);  // the host's memory may go
-    });
-  };
-  if (code == kDlFloat) {
-    upload(FloatArray(value, name));
-  } else {
-    upload(IndexArray(value, name));
-  }
+void check_sizes(const std::vector<int64_t>& got, const char* name,
+                 const std::vector<int64_t>& wanted) {
+  CAE_CHECK(got == wanted, name, " must be ", cae::shape_string(wanted), ", got ",
+            cae::shape_string(got));
 }
 
+/// Copies images from memory of the device, or from NumPy without memory in between; `host` keeps
+/// that until the caller has waited for the stream.
+void send_images(const GpuSearch& search, const py::object& images, std::optional<FloatArray>& host,
+                 Stream queue) {
+  const std::vector<int64_t> shape = image_shape(search, search.plan().images);
+  const auto bytes = static_cast<size_t>(shape[0] * search.engine().config().image_numel()) * 4;
+  if (!py::isinstance<py::array>(images)) {
+    const DeviceArgument argument(images, "images", kDlFloat, search.engine().device(), queue);
+    check_sizes(argument.shape(), "images", shape);
+    cae::gpu::copy_on_device(search.images(), argument.floats(), bytes, queue);
+    return;
+  }
+  host.emplace(images, "images");
+  check_sizes(host->shape(), "images", shape);
+  const auto view = host->view();
+  without_gil([&] { cae::gpu::copy_to_device(search.images(), view.data, bytes, queue); });
+}
+
+/// All but the images go to the device as one copy, and there is one wait.
 void set_inputs(GpuSearch& search, const py::object& images, const py::object& wanted,
                 const py::object& reachable, const py::object& left_out, const py::object& paths,
                 const py::object& stream) {
   const Stream queue = read_stream(stream);
   const int64_t n = search.plan().images;
-  copy_in(search, images, "images", kDlFloat, image_shape(search, n), search.images(), queue);
-  copy_in(search, wanted, "wanted", kDlInt, {n}, search.wanted(), queue);
-  copy_in(search, reachable, "reachable", kDlInt, {search.plan().rules.num_classes},
-          search.reachable(), queue);
-  copy_in(search, left_out, "left_out", kDlInt, {n}, search.left_out(), queue);
-  if (!paths.is_none()) {
-    copy_in(search, paths, "paths", kDlFloat,
-            {n, search.plan().vertices, search.engine().config().code_dim}, search.paths(), queue);
+  search.set_queue(queue);
+  const cae::gpu::DeviceGuard guard(search.engine().device());
+  const bool host_paths = py::isinstance<py::array>(paths);
+  const cae::gpu::MemoryRange target = search.settings(host_paths);
+  std::vector<char> settings(target.bytes);
+  const auto put = [&](auto host, const char* name, const void* place,
+                       const std::vector<int64_t>& shape) {
+    check_sizes(host.shape(), name, shape);
+    const auto view = host.view();
+    std::memcpy(settings.data() + (static_cast<const char*>(place) - target.data), view.data,
+                static_cast<size_t>(view.numel()) * 4);
+  };
+  put(IndexArray(wanted, "wanted"), "wanted", search.wanted(), {n});
+  put(IndexArray(reachable, "reachable"), "reachable", search.reachable(),
+      {search.plan().rules.num_classes});
+  put(IndexArray(left_out, "left_out"), "left_out", search.left_out(), {n});
+  const std::vector<int64_t> path_shape = {n, search.plan().vertices,
+                                           search.engine().config().code_dim};
+  if (host_paths) {
+    put(FloatArray(paths, "paths"), "paths", search.paths(), path_shape);
+  } else if (!paths.is_none()) {
+    const DeviceArgument argument(paths, "paths", kDlFloat, search.engine().device(), queue);
+    check_sizes(argument.shape(), "paths", path_shape);
+    const auto bytes = static_cast<size_t>(path_shape[0] * path_shape[1] * path_shape[2]) * 4;
+    cae::gpu::copy_on_device(search.paths(), argument.floats(), bytes, queue);
   }
+  std::optional<FloatArray> host_images;
+  send_images(search, images, host_images, queue);
+  without_gil([&] {
+    cae::gpu::copy_to_device(target.data, settings.data(), target.bytes, queue);
+    cae::gpu::synchronize(queue);  // the host's memory may go
+  });
 }
 
 void begin(GpuSearch& search, const py::object& logits, bool given, const py::object& stream) {
@@ -150,13 +204,25 @@ void begin(GpuSearch& search, const py::object& logits, bool given, const py::ob
 DeviceArray decode(const std::shared_ptr<GpuSearch>& search, int32_t round,
                    const py::object& stream) {
   const Stream queue = read_stream(stream);
+  search->set_queue(queue);
   CAE_CHECK(round >= 0 && round < search->rounds(), "round must be in 0..", search->rounds() - 1,
             ", got ", round);
   without_gil([&] {
     const Lock lock(search->engine().turn());
     search->decode(round, queue);
   });
-  return view_of(search, search->points(), image_shape(*search, search->round_points(round)));
+  const int64_t count = search->round_points(round);
+  const cae::cuda::ClassifierInput& form = search->plan().classifier;
+  if (search->classifier_input() == nullptr) {
+    return view_of(search, search->points(), image_shape(*search, count), queue);
+  }
+  const int64_t size = search->engine().config().image_size;
+  std::vector<int64_t> shape = {count, form.channels, size, size};
+  if (form.channels_last) {
+    shape = {count, size, size, form.channels};
+  }
+  return {search, search->classifier_input(), std::move(shape), kDlFloat, search->engine().device(),
+          queue,  form.half ? 16 : 32};
 }
 
 void step(GpuSearch& search, int32_t round, const py::object& logits, const py::object& stream) {
@@ -184,12 +250,18 @@ py::dict result(const std::shared_ptr<GpuSearch>& search, const py::object& stre
   const int64_t n = search->plan().images;
   const int64_t classes = search->plan().rules.num_classes;
   const cae::cuda::FlipBuffers& flips = search->flips();
-  std::vector<FlipState> states(static_cast<size_t>(n));
+  const cae::gpu::MemoryRange source = search->report();
+  std::vector<char> report(source.bytes);
   without_gil([&] {
     const cae::gpu::DeviceGuard guard(search->engine().device());
-    cae::gpu::copy_to_host(states.data(), flips.states, states.size() * sizeof(FlipState), queue);
+    cae::gpu::copy_to_host(report.data(), source.data, source.bytes, queue);
     cae::gpu::synchronize(queue);
   });
+  const auto place = [&](const void* data) {
+    return report.data() + (static_cast<const char*>(data) - source.data);
+  };
+  std::vector<FlipState> states(static_cast<size_t>(n));
+  std::memcpy(states.data(), place(flips.states), states.size() * sizeof(FlipState));
   py::dict out;
   const auto field = [&](const char* name, auto&& read) {
     py::array_t<int32_t> values(static_cast<py::ssize_t>(n));
@@ -206,8 +278,10 @@ py::dict result(const std::shared_ptr<GpuSearch>& search, const py::object& stre
   field("hi", [](const FlipState& s) { return s.hi; });
   field("reached_class", [](const FlipState& s) { return s.reached_class; });
   field("evaluations", [](const FlipState& s) { return s.evaluations; });
-  const auto host = [&](const char* name, auto* data, std::vector<int64_t> shape) {
-    out[name] = view_of(search, data, std::move(shape)).to_numpy(queue);
+  const auto host = [&](const char* name, auto* data, const std::vector<int64_t>& shape) {
+    const OutputArray<std::remove_pointer_t<decltype(data)>> values(shape);
+    std::memcpy(values.view().data, place(data), static_cast<size_t>(values.view().numel()) * 4);
+    out[name] = values.array();
   };
   host("path_count", flips.path_count, {n});
   host("path_step", flips.path_step, {n, flips.max_points});
@@ -219,10 +293,13 @@ py::dict result(const std::shared_ptr<GpuSearch>& search, const py::object& stre
     host("missing", search->missing(), {n});
   }
   const int64_t size = search->engine().config().image_size;
-  out["counterfactual"] = view_of(search, search->counterfactual(), image_shape(*search, n));
-  out["reconstruction"] = view_of(search, search->reconstruction(), image_shape(*search, n));
-  out["difference"] = view_of(search, search->difference(), image_shape(*search, n));
-  out["saliency"] = view_of(search, search->saliency(), {n, size, size});
+  const auto there = [&](const char* name, float* data, std::vector<int64_t> shape) {
+    out[name] = view_of(search, data, std::move(shape), queue);
+  };
+  there("counterfactual", search->counterfactual(), image_shape(*search, n));
+  there("reconstruction", search->reconstruction(), image_shape(*search, n));
+  there("difference", search->difference(), image_shape(*search, n));
+  there("saliency", search->saliency(), {n, size, size});
   return out;
 }
 
@@ -247,18 +324,30 @@ void bind_gpu_search(py::module_& m) {
       "Class codes [R, D] float32 and classes [R] int32 (negative: not to be used) on a device.")
       .def(py::init(&make_bank), py::arg("engine"), py::arg("codes"), py::arg("classes"));
   py::class_<GpuSearch, std::shared_ptr<GpuSearch>>(m, "GpuSearch", py::module_local(), kSearchDoc)
-      .def(py::init(&make_search), py::arg("engine"), py::arg("bank"), py::kw_only(),
-           py::arg("images"), py::arg("num_classes"), py::arg("grid"), py::arg("coarse") = 4,
-           py::arg("depth") = 1, py::arg("min_probability") = 0.0,
-           py::arg("coarse_batch") = py::none(), py::arg("method") = "bisection",
-           py::arg("exemplars") = 1, py::arg("vertices") = 2, py::arg("against_image") = false,
-           "Plans a search of `images` images; bank may be None where paths are given.")
+      .def(
+          py::init(&make_search), py::arg("engine"), py::arg("bank"), py::kw_only(),
+          py::arg("images"), py::arg("num_classes"), py::arg("grid"), py::arg("coarse") = 4,
+          py::arg("depth") = 1, py::arg("min_probability") = 0.0,
+          py::arg("coarse_batch") = py::none(), py::arg("method") = "bisection",
+          py::arg("exemplars") = 1, py::arg("vertices") = 2, py::arg("against_image") = false,
+          py::arg("classifier_input") = py::none(),
+          "Plans a search of `images` images; bank may be None where paths are given. "
+          "classifier_input:\n"
+          "a dict of dtype, channels, channels_last, mean, std: what decode() makes of the points.")
       .def_property_readonly("rounds", &GpuSearch::rounds)
       .def_property_readonly("slots", &GpuSearch::slots)
       .def_property_readonly("images",
                              [](const std::shared_ptr<GpuSearch>& s) {
-                               return view_of(s, s->images(), image_shape(*s, s->plan().images));
+                               return view_of(s, s->images(), image_shape(*s, s->plan().images),
+                                              s->queue());
                              })
+      .def_property_readonly(
+          "points",
+          [](const std::shared_ptr<GpuSearch>& s) {
+            const int64_t slots = int64_t{s->plan().images} * s->slots();
+            return view_of(s, s->points(), image_shape(*s, slots), s->queue());
+          },
+          "Images [N slots, C, S, S] of the last round, whatever a classifier gets of them.")
       .def("set_inputs", &set_inputs, py::arg("images"), py::arg("wanted"), py::arg("reachable"),
            py::arg("left_out"), py::arg("paths") = py::none(), py::kw_only(), py::arg("stream") = 0,
            "Copies images [N, C, S, S], wanted [N] int32 (class, -1 any, -2 runner-up), reachable\n"
@@ -266,7 +355,9 @@ void bind_gpu_search(py::module_& m) {
       .def("begin", &begin, py::arg("logits"), py::arg("given") = false, py::kw_only(),
            py::arg("stream") = 0, "Encodes and starts, from the images' logits [N, K] float32.")
       .def("decode", &decode, py::arg("round"), py::kw_only(), py::arg("stream") = 0,
-           "Images [M, C, S, S] of a round, in the search's own memory.")
+           "Images [M, C, S, S] of a round, in the search's own memory; where a form for the "
+           "classifier\n"
+           "was asked for, in that: [M, S, S, C] for channels_last.")
       .def("step", &step, py::arg("round"), py::arg("logits"), py::kw_only(), py::arg("stream") = 0,
            "Takes their logits [M, K] float32.")
       .def(

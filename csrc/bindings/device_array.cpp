@@ -11,7 +11,9 @@ namespace py = pybind11;
 namespace cae::bindings {
 namespace {
 
-constexpr size_t kAlignment = 16;  // kernels move whole vectors
+constexpr size_t kAlignment = 16;      // kernels move whole vectors
+constexpr int64_t kDefaultStream = 1;  // as DLPack numbers streams
+constexpr int64_t kNoStream = -1;
 
 int64_t product(const std::vector<int64_t>& shape) {
   int64_t count = 1;
@@ -21,7 +23,9 @@ int64_t product(const std::vector<int64_t>& shape) {
   return count;
 }
 
-std::string dtype_of(int code) { return code == kDlFloat ? "float32" : "int32"; }
+std::string dtype_of(int code, int bits = 32) {
+  return (code == kDlFloat ? "float" : "int") + std::to_string(bits);
+}
 
 /// What an exported tensor keeps alive, and its shape.
 struct Exported {
@@ -57,8 +61,8 @@ gpu::Stream read_stream(const py::object& stream) {
   return reinterpret_cast<gpu::Stream>(read_integer<int64_t>(stream, "stream"));
 }
 
-DeviceArray::DeviceArray(std::vector<int64_t> shape, int code, int device)
-    : shape_(std::move(shape)), code_(code), device_(device) {
+DeviceArray::DeviceArray(std::vector<int64_t> shape, int code, int device, gpu::Stream queue)
+    : shape_(std::move(shape)), code_(code), device_(device), queue_(queue) {
   for (const int64_t size : shape_) {
     CAE_CHECK(size >= 0, "sizes must not be negative, got ", shape_string(shape_));
   }
@@ -75,12 +79,13 @@ DeviceArray DeviceArray::rows(int64_t first, int64_t count) const {
   DeviceArray part(*this);
   part.shape_[0] = count;
   const int64_t row = shape_[0] == 0 ? 0 : numel() / shape_[0];
-  part.data_ = static_cast<char*>(data_) + first * row * 4;
+  part.data_ = static_cast<char*>(data_) + first * row * bits_ / 8;
   return part;
 }
 
 py::array DeviceArray::to_numpy(gpu::Stream stream) const {
-  py::array out(py::dtype(dtype_of(code_)), std::vector<py::ssize_t>(shape_.begin(), shape_.end()));
+  py::array out(py::dtype(dtype_of(code_, bits_)),
+                std::vector<py::ssize_t>(shape_.begin(), shape_.end()));
   void* target = out.mutable_data();
   without_gil([&] {
     const gpu::DeviceGuard guard(device());
@@ -96,7 +101,17 @@ void DeviceArray::copy_from(const void* source, gpu::Stream stream) const {
   gpu::synchronize(stream);
 }
 
-py::capsule DeviceArray::to_dlpack() const {
+py::capsule DeviceArray::to_dlpack(const py::object& stream) const {
+  const int64_t consumer =
+      stream.is_none() ? kDefaultStream : read_integer<int64_t>(stream, "stream");
+  CAE_CHECK(consumer != 0 && consumer >= kNoStream,
+            "stream must be None, -1 or a stream as DLPack numbers them, got ", consumer);
+  if (consumer != kNoStream) {
+    const gpu::DeviceGuard guard(device());
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): a handle that Python holds as a number
+    auto* const handle = reinterpret_cast<gpu::Stream>(consumer);
+    gpu::order_streams(queue_, consumer == kDefaultStream ? nullptr : handle);
+  }
   auto* exported = new Exported{{}, owner_, shape_};
   DlTensor& tensor = exported->managed.tensor;
   tensor.data = gpu::foreign_address(data_, bytes());
@@ -104,7 +119,7 @@ py::capsule DeviceArray::to_dlpack() const {
   tensor.device_id = gpu::is_emulated() ? 0 : device();
   tensor.rank = static_cast<int32_t>(exported->shape.size());
   tensor.type_code = static_cast<uint8_t>(code_);
-  tensor.type_bits = 32;
+  tensor.type_bits = static_cast<uint8_t>(bits_);
   tensor.type_lanes = 1;
   tensor.shape = exported->shape.data();
   tensor.strides = nullptr;
@@ -126,7 +141,7 @@ DeviceArgument::DeviceArgument(const py::handle& object, const char* name, int c
   }
   const auto copy = [&](const auto& view) {
     shape_ = view.shape;
-    copy_ = std::make_shared<DeviceArray>(shape_, code, device);
+    copy_ = std::make_shared<DeviceArray>(shape_, code, device, stream);
     data_ = copy_->data();
     without_gil([&] { copy_->copy_from(view.data, stream); });
   };
@@ -143,8 +158,8 @@ bool DeviceArgument::take_foreign(const py::handle& object, const char* name, in
                                   gpu::Stream stream) {
   if (py::isinstance<DeviceArray>(object)) {
     const auto& array = py::cast<const DeviceArray&>(object);
-    CAE_CHECK(array.code() == code, name, " must be ", dtype_of(code), ", got ",
-              dtype_of(array.code()));
+    CAE_CHECK(array.code() == code && array.bits() == 32, name, " must be ", dtype_of(code),
+              ", got ", dtype_of(array.code(), array.bits()));
     CAE_CHECK(array.device() == device, name, " must be on GPU ", device, ", got GPU ",
               array.device());
     owner_ = py::reinterpret_borrow<py::object>(object);

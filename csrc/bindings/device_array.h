@@ -17,25 +17,29 @@ namespace cae::bindings {
 /// A cudaStream_t as a Python integer; 0 is the default stream. Throws std::invalid_argument.
 gpu::Stream read_stream(const pybind11::object& stream);
 
-/// C-contiguous float32 or int32 on one device; views share memory.
+/// C-contiguous float32, float16 or int32 on one device, with the stream that its contents were
+/// queued on; views share memory.
 class DeviceArray {
  public:
   /// `code` as in DLPack, 32 bits. Contents undefined. Throws gpu::OutOfDeviceMemory.
-  DeviceArray(std::vector<int64_t> shape, int code, int device);
+  DeviceArray(std::vector<int64_t> shape, int code, int device, gpu::Stream queue);
   /// Memory that `owner` keeps alive.
   DeviceArray(std::shared_ptr<const void> owner, void* data, std::vector<int64_t> shape, int code,
-              int device)
+              int device, gpu::Stream queue, int bits = 32)
       : owner_(std::move(owner)),
         data_(data),
         shape_(std::move(shape)),
         code_(code),
-        device_(device) {}
+        bits_(bits),
+        device_(device),
+        queue_(queue) {}
 
   const std::vector<int64_t>& shape() const { return shape_; }
   int code() const { return code_; }
+  int bits() const { return bits_; }
   int device() const { return device_; }
   int64_t numel() const;
-  size_t bytes() const { return static_cast<size_t>(numel()) * 4; }
+  size_t bytes() const { return static_cast<size_t>(numel() * bits_ / 8); }
   float* floats() const { return static_cast<float*>(data_); }
   int32_t* ints() const { return static_cast<int32_t*>(data_); }
   void* data() const { return data_; }
@@ -48,8 +52,10 @@ class DeviceArray {
   /// Copies from host memory of the same size; waits for the stream.
   void copy_from(const void* source, gpu::Stream stream) const;
 
-  /// A capsule "dltensor"; the emulator's memory is CPU memory.
-  pybind11::capsule to_dlpack() const;
+  /// A capsule "dltensor" for who works on `stream`, which from now on waits for the contents; as
+  /// DLPack numbers streams: None or 1 the default stream, -1 none, which then is the caller's to
+  /// order. The emulator's memory is CPU memory. Throws std::invalid_argument.
+  pybind11::capsule to_dlpack(const pybind11::object& stream) const;
   pybind11::tuple dlpack_device() const;
 
  private:
@@ -57,7 +63,9 @@ class DeviceArray {
   void* data_;
   std::vector<int64_t> shape_;
   int code_;
+  int bits_ = 32;
   int device_;
+  gpu::Stream queue_;
 };
 
 /// An argument in device memory: a DeviceArray, anything with __dlpack__ on the engine's GPU, or

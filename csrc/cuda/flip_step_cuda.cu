@@ -129,7 +129,11 @@ KERNEL void __launch_bounds__(kPointsThreads) flip_points_kernel(const FlipBuffe
     const bool active = point < active_slots(b.rules, state);
     const bool searched = active && state.status == FlipStatus::kSearching;
     dev::store(b.image_index + slot, image);
-    dev::store(b.step + slot, searched ? search::point_step(b.rules, state, point) : 0);
+    const int32_t step = searched ? search::point_step(b.rules, state, point) : 0;
+    dev::store(b.step + slot, step);
+    if (b.grid_row != nullptr) {
+      dev::store(b.grid_row + slot, image * (b.rules.grid + 1) + step);
+    }
     dev::store(b.active + slot, active ? 1 : 0);
   }
   int32_t remaining = 0;

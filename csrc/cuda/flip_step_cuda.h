@@ -37,6 +37,7 @@ struct FlipBuffers {
   int32_t* image_index = nullptr;       // [N k] image of a slot
   int32_t* step = nullptr;              // [N k] step, 0 where not active
   int32_t* active = nullptr;            // [N k] 1 where the point is needed, else 0
+  int32_t* grid_row = nullptr;          // [N k] image * (grid + 1) + step; null: not wanted
   int32_t* remaining = nullptr;         // [1] images with an active slot
   int32_t* keep_slot = nullptr;   // [N] slot that is now the reported one, or kKeepNothing, ...
   int32_t* start_slot = nullptr;  // [N] slot of step 0, or kKeepNothing or kKeepUnknown
@@ -79,7 +80,7 @@ struct FlipCommitParams {
 /// target class already, else NaN; histories are empty.
 void flip_begin(const FlipBeginParams& params, void* stream);
 
-/// Writes image_index, step, active and remaining.
+/// Writes image_index, step, active, grid_row and remaining.
 void flip_points(const FlipBuffers& buffers, void* stream);
 
 /// Takes the logits of the points that flip_points named. Writes states, keep_slot, start_slot,

@@ -85,6 +85,10 @@ void copy_rows_on_device(float* dst, int64_t dst_pitch, const float* src, int64_
                          int64_t count, int64_t rows, Stream stream);
 void fill_zero(void* dst, size_t bytes, Stream stream);
 
+/// What is queued on `after` from now on waits for what `before` holds. Nothing where one of them
+/// is being captured in a graph: then whoever captures has ordered them.
+void order_streams(Stream before, Stream after);
+
 /// Where other libraries find `bytes` of device memory: there; in the emulator, whose addresses
 /// only kernels and copies understand, the host memory behind them.
 void* foreign_address(void* data, size_t bytes);

@@ -96,6 +96,33 @@ void fill_zero(void* dst, size_t bytes, Stream stream) {
   }
 }
 
+namespace {
+
+bool is_captured(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status) != cudaSuccess) {
+    cudaGetLastError();  // the default stream, while another one that blocks it is captured
+    return true;
+  }
+  return status != cudaStreamCaptureStatusNone;
+}
+
+}  // namespace
+
+void order_streams(Stream before, Stream after) {
+  if (before == after || is_captured(after) || is_captured(before)) {
+    return;
+  }
+  cudaEvent_t event = nullptr;
+  CAE_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  cudaError_t error = cudaEventRecord(event, static_cast<cudaStream_t>(before));
+  if (error == cudaSuccess) {
+    error = cudaStreamWaitEvent(static_cast<cudaStream_t>(after), event, 0);
+  }
+  cudaEventDestroy(event);  // freed when it has happened
+  CAE_CUDA_CHECK(error);
+}
+
 void* foreign_address(void* data, size_t /*bytes*/) { return data; }
 
 void synchronize(Stream stream) {

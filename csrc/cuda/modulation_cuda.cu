@@ -48,7 +48,8 @@ KERNEL void __launch_bounds__(kPathThreads) path_codes_kernel(const PathCodesPar
   const int tid = dev::tid();
   const uint32_t point_at = dev::smem_base();
   const uint32_t lengths = point_at + 16;
-  const int64_t image = p.image_index == nullptr ? row : dev::load(p.image_index + row);
+  const int64_t image =
+      p.image_index == nullptr ? row / (p.grid + 1) : dev::load(p.image_index + row);
   const float* path = p.vertices + image * p.vertex_count * p.code_dim;
   for (int i = 1 + tid; i < p.vertex_count; i += kPathThreads) {
     const float* b = path + static_cast<int64_t>(i) * p.code_dim;
@@ -66,7 +67,7 @@ KERNEL void __launch_bounds__(kPathThreads) path_codes_kernel(const PathCodesPar
       length += load_double(lengths + i * 8);
       store_double(lengths + i * 8, length);
     }
-    const int64_t step = p.step == nullptr ? row : dev::load(p.step + row);
+    const int64_t step = p.step == nullptr ? row % (p.grid + 1) : dev::load(p.step + row);
     const PathPoint point =
         locate_on_path(SharedArcLength{lengths}, p.vertex_count - 1, step, p.grid);
     dev::sts32(point_at, static_cast<uint32_t>(point.segment));

@@ -14,8 +14,8 @@ struct PathCodesParams {
   int32_t code_dim = 0;                  // D
   int32_t grid = 0;                      // >= 1
   const float* vertices = nullptr;       // [N][V][D]
-  const int32_t* image_index = nullptr;  // [rows], in [0, N); null: the row itself
-  const int32_t* step = nullptr;         // [rows], in [0, grid]; null: the row itself
+  const int32_t* image_index = nullptr;  // [rows], in [0, N); null: row / (grid + 1)
+  const int32_t* step = nullptr;         // [rows], in [0, grid]; null: row % (grid + 1)
   const int32_t* active = nullptr;       // [rows], 0: nothing to do; null: all
   float* codes = nullptr;                // [rows][D]
 };

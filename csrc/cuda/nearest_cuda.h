@@ -8,7 +8,8 @@
 
 namespace cae::cuda {
 
-constexpr int32_t kMaxNearestDim = 64;
+// NumPy sums more than 128 numbers in halves, each as fewer are: in another order than here.
+constexpr int32_t kMaxNearestDim = 128;
 
 /// Device pointers. An image needs a path if its source class is known and not the target class.
 struct NearestParams {

@@ -98,7 +98,32 @@ KFN void store_products(const float (&acc)[Cfg::kRows][Cfg::kN8][4], int row0, i
   }
 }
 
-/// Sums over kx, adds the bias, and stores tanh of that. Returns 1 if all of it is finite.
+/// Stores what the classifier gets of a pixel of image channel `o`.
+template <class Cfg>
+KFN void store_classifier_input(const ClassifierInput& c, int size, int64_t slot, int o, int y,
+                                int x, float pixel) {
+  const bool grey = Cfg::kImageChannels == 1;
+  const int first = grey ? 0 : o;
+  const int last = grey ? c.channels : o + 1;
+  for (int channel = first; channel < last; ++channel) {
+    float value = pixel;
+    if (c.normalise) {
+      value = dev::mul(dev::add(pixel, 1.0F), 0.5F);
+      value = dev::add(value, -c.mean[channel]) / c.std_dev[channel];
+    }
+    const int64_t at = c.channels_last ? ((slot * size + y) * size + x) * c.channels + channel
+                                       : ((slot * c.channels + channel) * size + y) * size + x;
+    if (c.half) {
+      dev::store(static_cast<uint16_t*>(c.values) + at,
+                 static_cast<uint16_t>(dev::pack_half2(value, 0.0F)));
+    } else {
+      dev::store(static_cast<float*>(c.values) + at, value);
+    }
+  }
+}
+
+/// Sums over kx, adds the bias, takes tanh of that, and stores it and what else is wanted of it.
+/// Returns 1 if all of it is finite.
 template <class Cfg>
 KFN int32_t store_pixels(const OutputConvParams& p, int64_t slot, int y0, int x0, int tid,
                          uint32_t planes) {
@@ -119,8 +144,17 @@ KFN int32_t store_pixels(const OutputConvParams& p, int64_t slot, int y0, int x0
     sum = dev::fma(sum, dev::load(p.scale + o), dev::load(p.bias + o));
     finite = sum - sum == 0.0F ? finite : 0;  // before tanh, which makes pixels of what overflowed
     const float value = dev::tanh(sum);
-    const int64_t plane = slot * Cfg::kImageChannels + o;
-    dev::store(p.images + (plane * p.size + y0 + y) * p.size + x0 + x, value);
+    const int64_t in_image = (static_cast<int64_t>(o) * p.size + y0 + y) * p.size + x0 + x;
+    const int64_t numel = static_cast<int64_t>(Cfg::kImageChannels) * p.size * p.size;
+    dev::store(p.images + slot * numel + in_image, value);
+    if (p.difference != nullptr) {
+      const int64_t row = p.reference_row == nullptr ? slot : dev::load(p.reference_row + slot);
+      dev::store(p.difference + slot * numel + in_image,
+                 dev::add(value, -dev::load(p.reference + row * numel + in_image)));
+    }
+    if (p.classifier.values != nullptr) {
+      store_classifier_input<Cfg>(p.classifier, p.size, slot, o, y0 + y, x0 + x, value);
+    }
   }
   return finite;
 }
@@ -263,6 +297,19 @@ void output_conv(const OutputConvParams& p, void* stream) {
   CAE_CHECK(p.slots > 0 && blocks <= INT32_MAX && values <= INT32_MAX, "an output of ", p.slots,
             " x ", p.size, " x ", p.size, " from ", p.channels,
             " channels is too large for one launch");
+  CAE_CHECK((p.difference == nullptr) == (p.reference == nullptr),
+            "a difference needs a reference, and a reference a difference");
+  const ClassifierInput& classifier = p.classifier;
+  if (classifier.values != nullptr) {
+    CAE_CHECK(classifier.channels == p.image_channels ||
+                  (p.image_channels == 1 && classifier.channels == 3),
+              "a classifier of ", classifier.channels, " channels cannot take images of ",
+              p.image_channels);
+    for (int c = 0; c < classifier.channels && classifier.normalise; ++c) {
+      CAE_CHECK(classifier.std_dev[c] > 0.0F, "std_dev must be positive, got ",
+                classifier.std_dev[c]);
+    }
+  }
   if (output_tile_width(p.size) == 64) {
     choose_channels<64>(p, stream);
   } else {

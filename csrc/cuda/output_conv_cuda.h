@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The decoder's last layer on tensor cores: normalise, ReLU, reflect by 3, convolve 7x7 to the few
-// channels of an image, add the bias, tanh.
+// channels of an image, add the bias, tanh; in the same pass what a classifier gets of the image,
+// and its difference to another one.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +32,19 @@ struct PackedOutputConv {
 PackedOutputConv pack_output_conv(const float* weight, const float* bias, int64_t image_channels,
                                   int64_t channels);
 
+/// What a classifier gets of the images. `normalise`: ((pixel + 1) / 2 - mean) / std_dev, every
+/// step rounded to float32, as cae_fast.Classifier computes it; then rounded to halves where it
+/// takes those.
+struct ClassifierInput {
+  void* values = nullptr;  // [slots][channels][S][S], or [slots][S][S][channels]; null: not wanted
+  int32_t channels = 0;    // image_channels; 3 where that is 1: grey, three times
+  bool half = false;       // else float
+  bool channels_last = false;
+  bool normalise = false;
+  float mean[kMaxImageChannels] = {};  // by channel
+  float std_dev[kMaxImageChannels] = {};
+};
+
 /// Device pointers. Each slot is computed alone: its result depends on no other slot.
 struct OutputConvParams {
   int32_t slots = 0;
@@ -44,7 +58,11 @@ struct OutputConvParams {
   const float* bias = nullptr;        // of PackedOutputConv
   float* images = nullptr;            // [slots][image_channels][S][S], in [-1, 1] or NaN
   int32_t* finite = nullptr;          // [slots][output_tiles(S)]: 1 where all pixels are finite
-  const int32_t* active = nullptr;    // [slots], 0: nothing is written; null: all
+  ClassifierInput classifier;
+  const float* reference = nullptr;        // [..][image_channels][S][S]; null: no differences
+  const int32_t* reference_row = nullptr;  // [slots] row of `reference`; null: the slot itself
+  float* difference = nullptr;             // [slots][image_channels][S][S]: image - reference
+  const int32_t* active = nullptr;         // [slots], 0: nothing is written; null: all
 };
 
 /// Width of a block's tile. Only its time depends on it, not what it computes.

@@ -27,7 +27,6 @@ struct Worker;
 constexpr int kWarp = 32;
 constexpr uint32_t kAllLanes = 0xffffffff;
 constexpr uint32_t kSharedBase = 1024;  // address of a block's shared memory
-constexpr uint32_t kMaxShared = 227 * 1024;
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxCluster = 8;
 constexpr int kBarriers = 16;

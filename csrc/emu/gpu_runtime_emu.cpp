@@ -4,13 +4,14 @@
 #include <stdexcept>
 
 #include "cuda/gpu_runtime.h"
+#include "emu/device_limits.h"
 #include "emu/device_memory.h"
 
 namespace cae::gpu {
 
 bool is_emulated() { return true; }
 
-int multiprocessors(int /*device*/) { return 132; }  // an H100's
+int multiprocessors(int /*device*/) { return emu::device_limits().multiprocessors; }
 
 DeviceGuard::DeviceGuard(int device) {
   if (device != 0) {
@@ -72,6 +73,8 @@ void fill_zero(void* dst, size_t bytes, Stream /*stream*/) {
     std::memset(emu::host_view(dst, bytes, "fill_zero"), 0, bytes);
   }
 }
+
+void order_streams(Stream /*before*/, Stream /*after*/) {}
 
 void* foreign_address(void* data, size_t bytes) {
   return bytes == 0 ? nullptr : emu::host_view(data, bytes, "foreign_address");

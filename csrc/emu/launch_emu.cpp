@@ -9,6 +9,7 @@
 #include <memory>
 #include <thread>
 
+#include "emu/device_limits.h"
 #include "emu/emulator.h"
 #include "emu/fault.h"
 
@@ -58,9 +59,11 @@ void check_launch(const Launch& launch) {
   if (launch.threads <= 0 || launch.threads > kMaxThreads || launch.threads % kWarp != 0) {
     refuse("threads must be a multiple of 32 in 32..1024, got " + std::to_string(launch.threads));
   }
-  if (launch.shared_bytes > kMaxShared) {
-    refuse("shared memory must be at most " + std::to_string(kMaxShared) + " bytes, got " +
-           std::to_string(launch.shared_bytes));
+  const DeviceLimits& limits = device_limits();
+  if (launch.shared_bytes > limits.shared_bytes) {
+    refuse("shared memory must be at most " + std::to_string(limits.shared_bytes) +
+           " bytes on compute capability " + std::to_string(limits.arch / 10) + "." +
+           std::to_string(limits.arch % 10) + ", got " + std::to_string(launch.shared_bytes));
   }
   if (launch.grid_x <= 0 || launch.grid_y <= 0 || launch.grid_z <= 0 || launch.grid_x > kMaxGridX ||
       launch.grid_y > kMaxGridYz || launch.grid_z > kMaxGridYz ||

@@ -83,6 +83,7 @@ class Decoding {
     p.images = images;
     p.finite = points_.finite == nullptr ? buffers_.finite : points_.finite;
     p.active = points_.active;
+    p.classifier = points_.classifier;
     cuda::output_conv(p, queue_);
   }
 
@@ -161,11 +162,11 @@ void GpuEngine::decode_codes(const float* individual, int64_t images_count, cons
     }
     share(workspace_.stream, static_cast<int64_t>(places.size()), workspace_.shared, queue);
     copy_to_device(buffers.image_index, local.data(), local.size() * sizeof(int32_t), queue);
-    modulate(class_code + first * config().code_dim, batch, buffers.table, queue);
+    modulate(class_code + first * config().code_dim, batch, buffers.modulation, queue);
     PathPoints points;
     points.count = batch;
     points.image_index = buffers.image_index;
-    points.table = buffers.table;
+    points.table = buffers.modulation.table;
     decode({workspace_.stream, workspace_.shared}, points, images + first * config().image_numel(),
            queue);
     synchronize(queue);  // `local` goes
@@ -221,13 +222,13 @@ void GpuSession::decode(const int32_t* image_index, const int32_t* step, int64_t
     codes.vertices = vertices_;
     codes.image_index = buffers.image_index;
     codes.step = buffers.step;
-    codes.codes = buffers.codes;
+    codes.codes = buffers.modulation.codes;
     cuda::path_codes(codes, queue);
-    engine_->modulate(buffers.codes, batch, buffers.table, queue);
+    engine_->modulate(codes.codes, batch, buffers.modulation, queue);
     PathPoints where;
     where.count = batch;
     where.image_index = buffers.image_index;
-    where.table = buffers.table;
+    where.table = buffers.modulation.table;
     engine_->decode(shared_, where, images + first * engine_->config().image_numel(), queue);
   }
 }

@@ -164,7 +164,8 @@ void GpuEngine::share(const uint16_t* stream, int64_t count, const LayerOutput& 
   });
 }
 
-void GpuEngine::modulate(const float* class_code, int32_t count, float* table, Stream queue) {
+void GpuEngine::modulate(const float* class_code, int32_t count, const ModulationBuffers& buffers,
+                         Stream queue) {
   const DeviceGuard guard(device());
   const float* x = class_code;
   int64_t stride = config().code_dim;
@@ -180,7 +181,7 @@ void GpuEngine::modulate(const float* class_code, int32_t count, float* table, S
     params.x_stride = stride;
     params.weight = layer.weight;
     params.bias = layer.bias;
-    params.y = last ? table : workspace_.decode.hidden[i];
+    params.y = last ? buffers.table : buffers.hidden[i];
     cuda::linear(params, queue);
     x = params.y;
     stride = layer.out;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 
+#include "cuda/output_conv_cuda.h"
 #include "engine/gpu_workspace.h"
 
 namespace cae::gpu {
@@ -18,6 +19,7 @@ struct PathPoints {
   const float* table = nullptr;          // modulation rows
   const int32_t* mod_row = nullptr;      // [count] row of the table; null: the point itself
   int32_t* finite = nullptr;  // [count][tiles of the output] 1 where all pixels are; null: not kept
+  cuda::ClassifierInput classifier;  // what a classifier gets of them, where it has `values`
 };
 
 /// Individual codes and what all points of an image share, device memory.
@@ -55,8 +57,9 @@ class GpuEngine {
   /// stream [count] -> what decode() needs of it. Any count.
   void share(const uint16_t* stream, int64_t count, const LayerOutput& first, Stream queue);
 
-  /// class_code [count][D] -> modulation table [count]. Any count up to max_batch.
-  void modulate(const float* class_code, int32_t count, float* table, Stream queue);
+  /// class_code [count][D] -> the table of `buffers`, all rows at once; as many as those have.
+  void modulate(const float* class_code, int32_t count, const ModulationBuffers& buffers,
+                Stream queue);
 
   /// Decodes at most max_batch points -> images [count][C][S][S].
   void decode(const SharedImages& shared, const PathPoints& points, float* images, Stream queue);

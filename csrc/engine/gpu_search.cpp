@@ -12,6 +12,16 @@
 
 namespace cae::gpu {
 
+namespace {
+
+// Rows of which the modulation is made once, for the whole grid, instead of in every round. 16 rows
+// share a read of the weights (modulation_cuda.cu): 64 rows read them four times, about what the
+// rounds of a search do; they spare four launches a round. A fine grid would cost more than it
+// saves.
+constexpr int64_t kMostGridRows = 64;
+
+}  // namespace
+
 DeviceBank::DeviceBank(int device, const float* bank_codes, const int32_t* bank_classes,
                        int64_t count, int64_t dim)
     : rows(count), code_dim(dim) {
@@ -55,27 +65,23 @@ void GpuSearch::plan_memory(Bump& bump) {
   const GpuConv& first = engine_->network().decoder_blocks.front();
   const int64_t n = plan_.images;
   const int64_t points = n * flips_.slots;
-  const int64_t history = n * flips_.max_points;
-  const int64_t classes = plan_.rules.num_classes;
   const int64_t image = config.image_numel();
   images_ = bump.take<float>(n * image);
   points_ = bump.take<float>(points * image);
+  if (plan_.classifier.channels > 0) {
+    classifier_input_ = bump.take<char>(points * classifier_bytes());
+  }
   counterfactual_ = bump.take<float>(n * image);
   reconstruction_ = bump.take<float>(n * image);
   difference_ = bump.take<float>(n * image);
   saliency_ = bump.take<float>(n * config.image_size * config.image_size);
-  codes_ = bump.take<float>(n * config.code_dim);
   ends_ = bump.take<float>(n * config.code_dim);
-  vertices_ = bump.take<float>(n * plan_.vertices * config.code_dim);
   stream_ = bump.take<uint16_t>(n * first.out_numel());
   shared_.stream = stream_;
   shared_.first = take_output(bump, first, n);
-  wanted_ = bump.take<int32_t>(n);
-  left_out_ = bump.take<int32_t>(n);
-  reachable_ = bump.take<int32_t>(classes);
-  exemplars_ = bump.take<int32_t>(n * plan_.exemplars);
+  plan_settings(bump);
+  plan_report(bump);
   if (bank_ != nullptr) {
-    missing_ = bump.take<int32_t>(n);
     nearest_workspace_ = bump.take<char>(static_cast<int64_t>(cuda::nearest_workspace_bytes(
         plan_.images, static_cast<int32_t>(bank_->rows), plan_.exemplars)));
   }
@@ -83,17 +89,51 @@ void GpuSearch::plan_memory(Bump& bump) {
       n * cuda::saliency_parts(static_cast<int32_t>(config.image_size * config.image_size)));
   finite_ =
       bump.take<int32_t>(points * cuda::output_tiles(static_cast<int32_t>(config.image_size)));
-  flips_.states = bump.take<search::FlipState>(n);
   flips_.image_index = bump.take<int32_t>(points);
   flips_.step = bump.take<int32_t>(points);
   flips_.active = bump.take<int32_t>(points);
+  const int64_t grid_rows = n * (plan_.rules.grid + 1);
+  const bool whole_grid = grid_rows <= kMostGridRows;
+  flips_.grid_row = whole_grid ? bump.take<int32_t>(points) : nullptr;
+  whole_grid_ = whole_grid;
+  modulation_ = take_modulation(bump, engine_->network(), whole_grid ? grid_rows : points);
   flips_.remaining = bump.take<int32_t>(1);
   flips_.keep_slot = bump.take<int32_t>(n);
   flips_.start_slot = bump.take<int32_t>(n);
+}
+
+void GpuSearch::plan_settings(Bump& bump) {
+  const int64_t n = plan_.images;
+  settings_at_ = bump.used();
+  wanted_ = bump.take<int32_t>(n);
+  left_out_ = bump.take<int32_t>(n);
+  reachable_ = bump.take<int32_t>(plan_.rules.num_classes);
+  paths_at_ = bump.used();
+  vertices_ = bump.take<float>(n * plan_.vertices * engine_->config().code_dim);
+  settings_end_ = bump.used();
+}
+
+void GpuSearch::plan_report(Bump& bump) {
+  const int64_t n = plan_.images;
+  const int64_t history = n * flips_.max_points;
+  const int64_t classes = plan_.rules.num_classes;
+  report_at_ = bump.used();
+  flips_.states = bump.take<search::FlipState>(n);
   flips_.path_count = bump.take<int32_t>(n);
   flips_.path_step = bump.take<int32_t>(history);
   flips_.path_logits = bump.take<float>(history * classes);
   flips_.logits_counterfactual = bump.take<float>(n * classes);
+  codes_ = bump.take<float>(n * engine_->config().code_dim);
+  exemplars_ = bump.take<int32_t>(n * plan_.exemplars);
+  if (bank_ != nullptr) {
+    missing_ = bump.take<int32_t>(n);
+  }
+  report_end_ = bump.used();
+}
+
+int64_t GpuSearch::classifier_bytes() const {
+  const int64_t size = engine_->config().image_size;
+  return plan_.classifier.channels * size * size * (plan_.classifier.half ? 2 : 4);
 }
 
 void GpuSearch::begin(const float* logits, bool given, Stream queue) {
@@ -129,6 +169,9 @@ void GpuSearch::begin(const float* logits, bool given, Stream queue) {
   }
   join_paths(given, queue);
   engine_->share(stream_, plan_.images, shared_.first, queue);
+  if (whole_grid_) {
+    make_table(int64_t{plan_.images} * (plan_.rules.grid + 1), nullptr, nullptr, queue);
+  }
   cuda::flip_points(flips_, queue);
 }
 
@@ -140,6 +183,21 @@ void GpuSearch::join_paths(bool given, Stream queue) {
   if (!given) {
     copy_rows_on_device(vertices_ + dim, row, ends_, dim, dim, plan_.images, queue);
   }
+}
+
+void GpuSearch::make_table(int64_t rows, const int32_t* image_index, const int32_t* step,
+                           Stream queue) {
+  cuda::PathCodesParams codes;
+  codes.rows = static_cast<int32_t>(rows);
+  codes.vertex_count = plan_.vertices;
+  codes.code_dim = static_cast<int32_t>(engine_->config().code_dim);
+  codes.grid = plan_.rules.grid;
+  codes.vertices = vertices_;
+  codes.image_index = image_index;
+  codes.step = step;
+  codes.codes = modulation_.codes;
+  cuda::path_codes(codes, queue);
+  engine_->modulate(codes.codes, codes.rows, modulation_, queue);
 }
 
 int32_t GpuSearch::round_points(int32_t round) const {
@@ -155,26 +213,26 @@ void GpuSearch::decode(int32_t round, Stream queue) {
   const NetworkConfig& config = engine_->config();
   const int64_t points = round_points(round);
   const int64_t tiles = cuda::output_tiles(static_cast<int32_t>(config.image_size));
-  const DecodeBuffers& buffers = engine_->decode_buffers();
+  if (!whole_grid_) {
+    make_table(points, flips_.image_index, flips_.step, queue);
+  }
   for (int64_t first = 0; first < points; first += engine_->max_batch()) {
     const auto batch = static_cast<int32_t>(std::min(engine_->max_batch(), points - first));
-    cuda::PathCodesParams codes;
-    codes.rows = batch;
-    codes.vertex_count = plan_.vertices;
-    codes.code_dim = static_cast<int32_t>(config.code_dim);
-    codes.grid = plan_.rules.grid;
-    codes.vertices = vertices_;
-    codes.image_index = flips_.image_index + first;
-    codes.step = flips_.step + first;
-    codes.codes = buffers.codes;
-    cuda::path_codes(codes, queue);
-    engine_->modulate(buffers.codes, batch, buffers.table, queue);
     PathPoints where;
     where.count = batch;
     where.image_index = flips_.image_index + first;
     where.active = flips_.active + first;
-    where.table = buffers.table;
+    if (whole_grid_) {
+      where.table = modulation_.table;
+      where.mod_row = flips_.grid_row + first;
+    } else {
+      where.table = modulation_.table + first * engine_->network().modulation_row();
+    }
     where.finite = finite_ + first * tiles;
+    if (classifier_input_ != nullptr) {
+      where.classifier = plan_.classifier;
+      where.classifier.values = classifier_input_ + first * classifier_bytes();
+    }
     engine_->decode(shared_, where, points_ + first * config.image_numel(), queue);
   }
 }

@@ -25,10 +25,16 @@ struct DeviceBank {
 
 struct SearchPlan {
   search::FlipRules rules;
-  int32_t images = 0;          // N, at least 1
-  int32_t vertices = 2;        // V of each path; 2: from the image's code to its exemplars'
-  int32_t exemplars = 1;       // k bank rows averaged
-  bool against_image = false;  // differences are to the image, not to its reconstruction
+  int32_t images = 0;                // N, at least 1
+  int32_t vertices = 2;              // V of each path; 2: from the image's code to its exemplars'
+  int32_t exemplars = 1;             // k bank rows averaged
+  bool against_image = false;        // differences are to the image, not to its reconstruction
+  cuda::ClassifierInput classifier;  // how it wants points, all but `values`; 0 channels: as images
+};
+
+struct MemoryRange {
+  char* data;  // device memory
+  size_t bytes;
 };
 
 class GpuSearch {
@@ -42,16 +48,25 @@ class GpuSearch {
   const SearchPlan& plan() const { return plan_; }
   int32_t slots() const { return flips_.slots; }
   int32_t rounds() const { return rounds_; }
+  /// The stream that images() or points() were last queued on.
+  Stream queue() const { return queue_; }
+  void set_queue(Stream queue) { queue_ = queue; }
   int32_t max_points() const { return flips_.max_points; }
 
-  // What the caller fills before begin(), device memory:
+  // What the caller fills before begin(), device memory; all but the images lie one behind the
+  // other:
   float* images() const { return images_; }          // [N][C][S][S]
   int32_t* wanted() const { return wanted_; }        // [N] class, -1 any, -2 runner-up
   int32_t* left_out() const { return left_out_; }    // [N] not 0: not searched
   int32_t* reachable() const { return reachable_; }  // [K]
   float* paths() const { return vertices_; }         // [N][V][D]: given() only
+  MemoryRange settings(bool with_paths) const {
+    const size_t end = with_paths ? settings_end_ : paths_at_;
+    return {memory_.as<char>() + settings_at_, end - settings_at_};
+  }
   // What it reads:
   float* points() const { return points_; }  // [N k][C][S][S] decoded by the last round
+  void* classifier_input() const { return classifier_input_; }  // of them; null: as they are
   const cuda::FlipBuffers& flips() const { return flips_; }
   float* counterfactual() const { return counterfactual_; }  // [N][C][S][S]
   float* reconstruction() const { return reconstruction_; }
@@ -60,6 +75,8 @@ class GpuSearch {
   int32_t* exemplars() const { return exemplars_; }  // [N][k] bank rows, -1 where none was needed
   int32_t* missing() const { return missing_; }      // [N] rows that the bank has too few, or null
   float* class_codes() const { return codes_; }      // [N][D]
+  /// Where all results but images lie, one behind the other: one copy reads them.
+  MemoryRange report() const { return {memory_.as<char>() + report_at_, report_end_ - report_at_}; }
 
   /// Encodes the images and starts the search from their logits [N][K]. With `given`, paths()
   /// holds the polylines, of which the first vertex is replaced by the image's own code.
@@ -76,18 +93,32 @@ class GpuSearch {
 
  private:
   void plan_memory(Bump& bump);
+  void plan_settings(Bump& bump);
+  void plan_report(Bump& bump);
+  int64_t classifier_bytes() const;  // of one point
   void join_paths(bool given, Stream queue);
+  /// Modulation of `rows` points: of a round, or (`image_index` null) of the whole grid.
+  void make_table(int64_t rows, const int32_t* image_index, const int32_t* step, Stream queue);
 
   std::shared_ptr<GpuEngine> engine_;
   SearchPlan plan_;
   std::shared_ptr<const DeviceBank> bank_;
+  size_t settings_at_ = 0;  // offsets into memory_
+  size_t paths_at_ = 0;
+  size_t settings_end_ = 0;
+  size_t report_at_ = 0;
+  size_t report_end_ = 0;
   int32_t rounds_ = 0;
+  bool whole_grid_ = false;  // its modulation is made once, in begin()
+  Stream queue_ = nullptr;
   DeviceBuffer memory_;
   cuda::FlipBuffers flips_;
   SharedImages shared_;
+  ModulationBuffers modulation_;
   uint16_t* stream_ = nullptr;
   float* images_ = nullptr;
   float* points_ = nullptr;
+  char* classifier_input_ = nullptr;
   float* codes_ = nullptr;
   float* ends_ = nullptr;
   float* vertices_ = nullptr;

@@ -16,6 +16,16 @@ LayerOutput take_output(Bump& bump, const GpuConv& conv, int64_t rows) {
   return out;
 }
 
+ModulationBuffers take_modulation(Bump& bump, const GpuNetwork& network, int64_t rows) {
+  ModulationBuffers buffers;
+  buffers.codes = bump.take<float>(rows * network.config.code_dim);
+  for (size_t i = 0; i < 2; ++i) {
+    buffers.hidden[i] = bump.take<float>(rows * network.modulation[i].out);
+  }
+  buffers.table = bump.take<float>(rows * network.modulation_row());
+  return buffers;
+}
+
 GpuWorkspace::GpuWorkspace(const GpuNetwork& network, int64_t batch) : rows(batch) {
   Bump counter(nullptr);
   plan(network, counter);
@@ -43,18 +53,16 @@ void GpuWorkspace::plan(const GpuNetwork& network, Bump& bump) {
   encode.residual = take_output(bump, block, rows);
 
   const NetworkConfig& config = network.config;
-  decode.codes = bump.take<float>(rows * config.code_dim);
+  decode.modulation = take_modulation(bump, network, rows);
   for (int i = 0; i < 2; ++i) {
     const GpuConv& up = network.upsamples[static_cast<size_t>(i)];
     encode.streams[i] = bump.take<uint16_t>(rows * stream_numel);
     decode.streams[i] = bump.take<uint16_t>(rows * stream_numel);
-    decode.hidden[i] = bump.take<float>(rows * network.modulation[static_cast<size_t>(i)].out);
     decode.upsamples[i] = take_output(bump, up, rows);
     decode.ring_rows[i] = bump.take<float>(rows * 4 * up.params.out_width * up.params.out_channels);
     decode.ring_columns[i] =
         bump.take<float>(rows * 4 * up.params.out_height * up.params.out_channels);
   }
-  decode.table = bump.take<float>(rows * network.modulation_row());
   decode.first = take_output(bump, network.decoder_blocks.front(), rows);
   decode.second = take_output(bump, network.decoder_blocks.front(), rows);
   decode.image_index = bump.take<int32_t>(rows);

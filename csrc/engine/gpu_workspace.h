@@ -43,10 +43,17 @@ struct EncodeBuffers {
   uint16_t* streams[2] = {};
 };
 
-struct DecodeBuffers {
-  float* codes = nullptr;
+/// From class codes to shifts and scales of the decoder, a row for each point.
+struct ModulationBuffers {
+  float* codes = nullptr;  // [rows][code_dim]
   float* hidden[2] = {};
-  float* table = nullptr;
+  float* table = nullptr;  // [rows][GpuNetwork::modulation_row()]
+};
+
+ModulationBuffers take_modulation(Bump& bump, const GpuNetwork& network, int64_t rows);
+
+struct DecodeBuffers {
+  ModulationBuffers modulation;
   LayerOutput first;   // of a block's first convolution
   LayerOutput second;  // of its second
   LayerOutput upsamples[2];

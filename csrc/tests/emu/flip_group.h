@@ -12,6 +12,7 @@
 #include "device_values.h"
 #include "search/flip_plan.h"
 #include "search/flip_search_host.h"
+#include "tests/check_test.h"
 #include "tests/random_path.h"
 
 namespace cae::testing {
@@ -138,8 +139,8 @@ inline GroupResult FlipGroup::on_device(int32_t& rounds_used) const {
   const auto points = static_cast<size_t>(plan.points);
   const DeviceArray<search::FlipState> states(n, search::FlipState{});
   const DeviceArray<int32_t> image_index(n * slots, -9), step(n * slots, -9), active(n * slots, -9),
-      remaining(1, -9), keep_slot(n, -9), start_slot(n, -9), path_count(n, -9),
-      path_step(n * points, -9), wanted(target);
+      grid_row(n * slots, -9), remaining(1, -9), keep_slot(n, -9), start_slot(n, -9),
+      path_count(n, -9), path_step(n * points, -9), wanted(target);
   const DeviceArray<float> path_logits(n * points * classes, -9.0F),
       logits_counterfactual(n * classes, -9.0F), counterfactual(n * kPictureValues, -9.0F),
       reconstruction(n * kPictureValues, -9.0F);
@@ -162,6 +163,7 @@ inline GroupResult FlipGroup::on_device(int32_t& rounds_used) const {
   b.image_index = image_index.data();
   b.step = step.data();
   b.active = active.data();
+  b.grid_row = grid_row.data();
   b.remaining = remaining.data();
   b.keep_slot = keep_slot.data();
   b.start_slot = start_slot.data();
@@ -179,6 +181,7 @@ inline GroupResult FlipGroup::on_device(int32_t& rounds_used) const {
     cuda::flip_points(b, nullptr);
     const std::vector<int32_t> steps = step.values();
     const std::vector<int32_t> needed = active.values();
+    const std::vector<int32_t> rows_of_grid = grid_row.values();
     rounds_used += remaining.values()[0] > 0 ? 1 : 0;
     // What is not asked for is poison.
     std::vector<float> rows(n * slots * classes, NAN), decoded(n * slots * kPictureValues, -99.0F);
@@ -188,6 +191,7 @@ inline GroupResult FlipGroup::on_device(int32_t& rounds_used) const {
       if (needed[slot] == 0) {
         continue;
       }
+      CAE_TEST_CHECK(rows_of_grid[slot] == image * (rules.grid + 1) + steps[slot]);
       const std::vector<float> row = logits(image, steps[slot]);
       std::copy(row.begin(), row.end(), rows.begin() + static_cast<int64_t>(slot * classes));
       const std::vector<float> drawn = picture(image, steps[slot]);

@@ -294,7 +294,7 @@ std::string launch_touch(const float* in, float* out, int threads = 32, size_t s
 
 void test_memory() {
   std::vector<float> values(64, 2.0F);
-  const auto said = [](const std::string& text, const char* part) {
+  const auto said = [](const std::string& text, const std::string& part) {
     return text.find(part) != std::string::npos;
   };
   CAE_TEST_CHECK(said(launch_touch(values.data(), values.data() + 32), "out of bounds"));
@@ -311,6 +311,18 @@ void test_memory() {
   CAE_TEST_CHECK(launch_touch(data, data + 32).empty());
   CAE_TEST_CHECK(said(launch_touch(data, data, 33), "threads must be a multiple of 32"));
   CAE_TEST_CHECK(said(launch_touch(data, data, 32, 300000), "shared memory must be at most"));
+  const std::pair<const char*, int> kilobytes_of[] = {
+      {"80", 163}, {"86", 99}, {"89", 99}, {"90", 227}, {"120", 99}};
+  for (const auto& [arch, kilobytes] : kilobytes_of) {
+    setenv("CAE_EMU_ARCH", arch, 1);
+    const std::string limit = "at most " + std::to_string(kilobytes * 1024) + " bytes";
+    CAE_TEST_CHECK(launch_touch(data, data + 32, 32, kilobytes * 1024).empty());
+    CAE_TEST_CHECK(said(launch_touch(data, data, 32, kilobytes * 1024 + 4), limit));
+  }
+  setenv("CAE_EMU_ARCH", "75", 1);
+  CAE_TEST_CHECK(
+      cae::testing::throws<std::invalid_argument>([&] { launch_touch(data, data, 32, 1024); }));
+  unsetenv("CAE_EMU_ARCH");
   CAE_TEST_CHECK(said(launch_touch(data, data, 32, 0, Grid{0, 1, 1}), "grid of 0"));
   CAE_TEST_CHECK(said(launch_touch(data, data, 32, 0, Grid{3, 1, 1}, 2), "clusters of 2"));
   buffer = cae::gpu::DeviceBuffer();

@@ -141,7 +141,7 @@ void test_errors() {
   params.images = params.k = 1;
   const auto launch = [&] { cae::cuda::nearest_codes(params, nullptr); };
   CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(launch));
-  params.code_dim = 65;
+  params.code_dim = 129;
   CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(launch));
   params.code_dim = 8;
   params.k = 0;

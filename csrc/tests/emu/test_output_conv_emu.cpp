@@ -155,12 +155,20 @@ struct Problem {
   }
 };
 
+/// What else is wanted of the pass.
+struct Extras {
+  cae::cuda::ClassifierInput classifier;
+  const float* reference = nullptr;
+  const int32_t* reference_row = nullptr;
+  float* difference = nullptr;
+};
+
 struct Result {
   std::vector<float> images;
   std::vector<int32_t> finite;
 };
 
-Result run(const Problem& p) {
+Result run(const Problem& p, const Extras& extras = {}) {
   const cae::cuda::PackedOutputConv packed =
       cae::cuda::pack_output_conv(p.weight.data(), p.bias.data(), p.image_channels, p.channels);
   const DeviceArray<uint16_t> raw(p.raw), weights(packed.weights);
@@ -193,6 +201,10 @@ Result run(const Problem& p) {
   params.images = images.data();
   params.finite = finite.data();
   params.active = active.data();
+  params.classifier = extras.classifier;
+  params.reference = extras.reference;
+  params.reference_row = extras.reference_row;
+  params.difference = extras.difference;
   cae::cuda::output_conv(params, nullptr);
   return {images.values(), finite.values()};
 }
@@ -250,6 +262,77 @@ void test_not_finite() {
   CAE_TEST_CHECK(std::isfinite(lost.images[2 * 256]) && lost.finite[4] == 1);
 }
 
+/// What a classifier gets of pixel (y, x) of `channel`, as cae_fast.Classifier computes it.
+float classifier_value(const cae::cuda::ClassifierInput& form, float pixel, int channel) {
+  if (!form.normalise) {
+    return pixel;
+  }
+  const float unit = (pixel + 1.0F) / 2.0F;
+  const float centred = unit - form.mean[channel];
+  return centred / form.std_dev[channel];
+}
+
+/// Differences and the classifier's input, bit for bit; images and flags as without them.
+void test_other_outputs(int size, int image_channels, int channels, bool half, bool channels_last,
+                        bool normalise) {
+  const Problem problem(size, 8, image_channels, NormKind::kLayer);
+  const Result plain = run(problem);
+  const size_t pixels = static_cast<size_t>(size) * size;
+  const size_t numel = pixels * image_channels;
+  const size_t inputs = pixels * channels * kSlots;
+  std::vector<float> others;
+  std::mt19937 random(7);
+  for (size_t i = 0; i < numel * kSlots; ++i) {
+    others.push_back(std::uniform_real_distribution<float>(-1, 1)(random));
+  }
+  const std::vector<int32_t> rows = {2, 0, 1};
+  const DeviceArray<float> reference(others), difference(numel * kSlots, kUntouched);
+  const DeviceArray<int32_t> reference_row(rows);
+  const DeviceArray<float> floats(half ? 0 : inputs, kUntouched);
+  const DeviceArray<uint16_t> halves(half ? inputs : 0, uint16_t{0x4321});
+  Extras extras;
+  extras.reference = reference.data();
+  extras.reference_row = reference_row.data();
+  extras.difference = difference.data();
+  extras.classifier.channels = channels;
+  extras.classifier.half = half;
+  extras.classifier.channels_last = channels_last;
+  extras.classifier.normalise = normalise;
+  extras.classifier.values =
+      half ? static_cast<void*>(halves.data()) : static_cast<void*>(floats.data());
+  for (int c = 0; c < channels; ++c) {
+    extras.classifier.mean[c] = 0.4F + 0.05F * static_cast<float>(c);
+    extras.classifier.std_dev[c] = 0.3F - 0.04F * static_cast<float>(c);
+  }
+  const Result got = run(problem, extras);
+  CAE_TEST_CHECK(got.images == plain.images && got.finite == plain.finite);
+  const std::vector<float> differences = difference.values();
+  const std::vector<float> as_floats = floats.values();
+  const std::vector<uint16_t> as_halves = halves.values();
+  int wrong = 0;
+  for (size_t slot = 0; slot < kSlots; ++slot) {
+    for (size_t i = 0; i < numel; ++i) {
+      const float wanted = plain.images[slot * numel + i] - others[rows[slot] * numel + i];
+      wrong += differences[slot * numel + i] == (slot == 1 ? kUntouched : wanted) ? 0 : 1;
+    }
+    for (size_t i = 0; i < pixels * channels; ++i) {
+      const size_t c = channels_last ? i % channels : i / pixels;
+      const size_t pixel = channels_last ? i / channels : i % pixels;
+      const size_t from = image_channels == 1 ? 0 : c;
+      const float value =
+          classifier_value(extras.classifier, plain.images[slot * numel + from * pixels + pixel],
+                           static_cast<int>(c));
+      const size_t at = slot * pixels * channels + i;
+      if (half) {
+        wrong += as_halves[at] == (slot == 1 ? 0x4321 : cae::half_bits(value)) ? 0 : 1;
+      } else {
+        wrong += as_floats[at] == (slot == 1 ? kUntouched : value) ? 0 : 1;
+      }
+    }
+  }
+  CAE_TEST_CHECK(wrong == 0);
+}
+
 void test_errors() {
   const std::vector<float> weight(8 * 49, 1.0F);
   const float bias = 0.0F;
@@ -274,6 +357,16 @@ void test_errors() {
   params.size = 16;
   params.norm.channels = 16;
   CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(launch));
+  params.norm.channels = 8;
+  params.difference = params.images = &bad[0];  // never touched
+  CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(launch));
+  params.difference = nullptr;
+  params.classifier.values = &bad[0];
+  params.classifier.channels = 1;
+  CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(launch));
+  params.classifier.channels = 3;
+  params.classifier.normalise = true;  // by 0
+  CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(launch));
 }
 
 }  // namespace
@@ -289,6 +382,12 @@ int main() {
   test_values(20, 40, 2, NormKind::kNone, 1);
   test_values(192, 64, 3, NormKind::kLayer, 29);
   test_not_finite();
+  test_other_outputs(20, 3, 3, true, true, true);
+  test_other_outputs(20, 3, 3, false, false, true);
+  test_other_outputs(16, 1, 3, true, true, true);
+  test_other_outputs(16, 1, 1, false, false, false);
+  test_other_outputs(200, 4, 4, true, false, false);
+  test_other_outputs(16, 2, 2, false, true, true);
   test_errors();
   return cae::testing::finish("test_output_conv_emu");
 }

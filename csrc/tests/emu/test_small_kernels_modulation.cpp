@@ -84,31 +84,31 @@ void test_path_codes() {
   }
 }
 
-/// Without indices and steps: the whole grid of one path.
+/// Without indices and steps: the whole grids of two paths.
 void test_whole_grid() {
   Random random(6);
   constexpr int kCodeDim = 5;
   constexpr int kGrid = 8;
-  const std::vector<float> path = random.normals(3 * kCodeDim);
-  std::vector<int32_t> image_index(kGrid + 1, 0);
+  const std::vector<float> paths = random.normals(2 * 3 * kCodeDim);
+  constexpr int kRows = 2 * (kGrid + 1);
+  std::vector<int32_t> image_index;
   std::vector<int32_t> step;
-  for (int i = 0; i <= kGrid; ++i) {
-    step.push_back(i);
+  for (int i = 0; i < kRows; ++i) {
+    image_index.push_back(i < kRows / 2 ? 0 : 1);
+    step.push_back(i % (kRows / 2));
   }
-  const DeviceArray<float> vertices(path);
-  const DeviceArray<int32_t> device_index(image_index);
-  const DeviceArray<float> codes(static_cast<size_t>(kGrid + 1) * kCodeDim);
+  const DeviceArray<float> vertices(paths);
+  const DeviceArray<float> codes(static_cast<size_t>(kRows) * kCodeDim);
   PathCodesParams params;
-  params.rows = kGrid + 1;
+  params.rows = kRows;
   params.vertex_count = 3;
   params.code_dim = kCodeDim;
   params.grid = kGrid;
   params.vertices = vertices.data();
-  params.image_index = device_index.data();
   params.codes = codes.data();
   cae::cuda::path_codes(params, nullptr);
-  std::vector<float> want(static_cast<size_t>(kGrid + 1) * kCodeDim);
-  cae::cpu::path_codes(path.data(), 3, kCodeDim, image_index.data(), step.data(), kGrid + 1, kGrid,
+  std::vector<float> want(static_cast<size_t>(kRows) * kCodeDim);
+  cae::cpu::path_codes(paths.data(), 3, kCodeDim, image_index.data(), step.data(), kRows, kGrid,
                        want.data());
   CAE_TEST_CHECK(codes.read() == want);
 }
