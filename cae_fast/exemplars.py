@@ -12,6 +12,7 @@ from .arrays import finite_images, to_numpy
 from .backends import Backend
 from .bank import CodeBank
 from .errors import BankError
+from .manifold.choice import DEFAULT_CHOICE, choice_of, medoids, reliable_rows
 from .memory import in_groups
 from .model import CAEConfig
 
@@ -40,10 +41,10 @@ class Exemplars:
 
         Args:
             given: Images [N or 1, C, H, W]; class codes [N or 1, D], floating; bank rows [N or 1]
-                or [N or 1, k], integers; an object with `class_code`; or None, the nearest rows of
-                the target class.
+                or [N or 1, k], integers; an object with `class_code`; or the name of a choice
+                (see :mod:`cae_fast.manifold.choice`), None for the default one.
             count: Number of images N.
-            k: Bank rows averaged where `given` is None.
+            k: Nearest bank rows averaged, or among which the medoid is taken, by a choice.
             config: Of the model.
             backend: Encodes images.
             bank: The bank, or None.
@@ -58,17 +59,23 @@ class Exemplars:
         self.code_dim = config.code_dim
         self._rows: IntArray | None = None
         self._codes: FloatArray | None = None
-        self.k = int(k)
-        if given is None:
+        self.pool: npt.NDArray[np.bool_] | None = None  # rows that a choice is made among
+        asked, given = given, DEFAULT_CHOICE if given is None else given
+        self._nearest = int(k)  # rows looked up
+        self.choice = choice_of(given) if isinstance(given, str) else None
+        self.k = 1 if self.choice is not None and self.choice.medoid else int(k)
+        if self.choice is not None:
             if bank is None:
                 raise BankError(
-                    "exemplars=None looks them up in a bank: give Explainer(..., bank=) or "
+                    f"exemplars={asked!r} looks them up in a bank: give Explainer(..., bank=) or "
                     "exemplars="
                 )
+            self.pool = reliable_rows(bank, self._nearest) if self.choice.reliable else bank.usable
             return
         if k != 1:
             raise ValueError(
-                f"k={k} is for exemplars=None; give bank rows [N, k] to average chosen ones"
+                f"k={k} is for exemplars=None or a choice by name; give bank rows [N, k] to "
+                "average chosen ones"
             )
         given = getattr(given, "class_code", given)
         wanted = (
@@ -149,7 +156,7 @@ class Exemplars:
         """Classes [K] that a path can lead to: where the bank is asked, those it can serve."""
         if self._codes is not None or self._bank is None:
             return np.ones(num_classes, dtype=np.bool_)
-        return self._bank.usable_counts() >= self.k
+        return self._bank.usable_counts() >= self._nearest
 
     @staticmethod
     def _of_images(values: npt.NDArray[_Number], first: int, count: int) -> npt.NDArray[_Number]:
@@ -184,9 +191,15 @@ class Exemplars:
             if self._rows is not None:
                 rows[needed] = self._of_images(self._rows, first, count)[needed]
         elif self._bank is not None and needed.any():
-            rows[needed] = self._bank.nearest(
-                codes[needed], target[needed], self.k, source_class=source[needed]
+            near = self._bank.nearest(
+                codes[needed],
+                target[needed],
+                self._nearest,
+                source_class=source[needed],
+                among=self.pool,
             )
+            medoid = self.choice is not None and self.choice.medoid
+            rows[needed] = medoids(self._bank.codes, near) if medoid else near
             ends[needed] = average(self._bank, rows[needed])
         return ends, rows
 
