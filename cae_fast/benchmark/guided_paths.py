@@ -91,7 +91,7 @@ class Measured:
 
 def rows_of(bank: CodeBank, chosen: BoolArray) -> CodeBank:
     """A bank of some rows [B] of another."""
-    rows = np.flatnonzero(chosen)
+    rows = np.flatnonzero(chosen).tolist()
     thumbnails = bank.thumbnails
     return replace(
         bank,

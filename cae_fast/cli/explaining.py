@@ -35,9 +35,17 @@ def explain(
             metavar="CLASS|any", help="Class to reach, its name or index; by default the runner-up."
         ),
     ] = None,
-    path: Annotated[str, typer.Option(help="Kind of path: line.")] = "line",
+    path: Annotated[
+        str, typer.Option(help="line, or graph: over the neighbour graph of the bank's codes.")
+    ] = "line",
     tolerance: Annotated[float, typer.Option(help="Width of the bracket around the flip.")] = 1
     / 256,
+    exemplars: Annotated[
+        str | None,
+        typer.Option(
+            help="nearest, medoid, reliable or reliable-medoid; see docs/guided_paths.md."
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("--k", help="Nearest exemplars averaged.")] = 1,
     search: Annotated[
         str, typer.Option(help="bisection, or margin: fewer decodes on smooth paths.")
@@ -77,6 +85,7 @@ def explain(
             images,
             out,
             target=_class_of(target, explainer.class_names),
+            exemplars=exemplars,
             path=path,
             tolerance=tolerance,
             k=k,
