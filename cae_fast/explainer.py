@@ -133,7 +133,7 @@ class Explainer:
         exemplars: Any = None,
         path: Literal["line", "graph"] = "line",
         tolerance: float = 1 / 256,
-        k: int = 1,
+        k: int | None = None,
         min_probability: float = 0.0,
         coarse: int = 4,
         search: Literal["bisection", "margin"] = "bisection",
@@ -154,14 +154,15 @@ class Explainer:
                 per image.
             exemplars: Images [N or 1, C, S, S], class codes [N or 1, D], bank rows [N or 1] or [N
                 or 1, k]; or how they are chosen among the bank's correctly classified rows of the
-                target class: "nearest", "medoid" (the most central of the k nearest), "reliable"
-                (nearest, among rows all of whose neighbours are of their class) or
-                "reliable-medoid"; None is "nearest".
+                target class: "reliable" (nearest, among rows all of whose neighbours are of their
+                class), "nearest", "medoid" (the most central of the k nearest) or
+                "reliable-medoid"; None is "reliable".
             path: "line", straight to the exemplar, or "graph", the shortest path over the neighbour
                 graph of the bank's codes (extra `manifold`).
             tolerance: Width of the final bracket in t, in [2**-20, 1]; the grid is the smallest
                 power of two >= 1 / tolerance.
-            k: Nearest rows averaged, or that a medoid is taken of, where exemplars are chosen.
+            k: Nearest rows averaged, or that a medoid is taken of, where exemplars are chosen; None
+                is 20, or a quarter of the smallest class's usable rows where that is less.
             min_probability: A point has flipped only when its class has at least this probability,
                 in [0, 1].
             coarse: Intervals whose ends are looked at first, a power of two of at most 4096; no
@@ -245,7 +246,7 @@ class Explainer:
                 "search": rules.search,
                 "min_probability": rules.min_probability,
                 "exemplars": "given" if chosen.choice is None else chosen.choice.name,
-                "k": k if chosen.choice is not None else chosen.k,
+                "k": chosen.k if chosen.choice is None else chosen.candidates,
                 "saliency_against": saliency_against,
                 "frames": frames,
             },

@@ -21,7 +21,16 @@ import cae_fast as cf
 from cae_fast.cli import failures
 from cae_fast.cli.output import Output
 
-VERBS = ("info", "demo", "train", "train-classifier", "import-checkpoint", "encode", "explain")
+VERBS = (
+    "info",
+    "demo",
+    "train",
+    "train-classifier",
+    "import-checkpoint",
+    "encode",
+    "explain",
+    "manifold",
+)
 
 
 @pytest.fixture(scope="module")

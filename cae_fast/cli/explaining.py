@@ -43,10 +43,15 @@ def explain(
     exemplars: Annotated[
         str | None,
         typer.Option(
-            help="nearest, medoid, reliable or reliable-medoid; see docs/guided_paths.md."
+            help="reliable (default), nearest, medoid or reliable-medoid: docs/guided_paths.md."
         ),
     ] = None,
-    k: Annotated[int, typer.Option("--k", help="Nearest exemplars averaged.")] = 1,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "--k", help="Nearest exemplars averaged; by default 20, of small banks fewer."
+        ),
+    ] = None,
     search: Annotated[
         str, typer.Option(help="bisection, or margin: fewer decodes on smooth paths.")
     ] = "bisection",

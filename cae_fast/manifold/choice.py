@@ -47,7 +47,11 @@ CHOICES = {
         Choice("reliable-medoid", reliable=True, medoid=True),
     )
 }
-DEFAULT_CHOICE = "nearest"
+DEFAULT_CHOICE = "reliable"  # and so many: docs/guided_paths.md has the figures
+_DEFAULT_K = 20
+_DEFAULT_SHARE = (
+    4  # a class's k-th part at most is averaged: its centre may lie where none of it is
+)
 
 
 def choice_of(name: str) -> Choice:
@@ -62,6 +66,16 @@ def choice_of(name: str) -> Choice:
             f"{', '.join(map(repr, CHOICES))}, got {name!r}"
         )
     return CHOICES[name]
+
+
+def default_k(bank: CodeBank) -> int:
+    """Rows looked up where nobody says how many: 20, or a quarter of the smallest class's usable.
+
+    Classes without usable rows do not count; at least 1.
+    """
+    counts = bank.usable_counts()
+    smallest = int(counts[counts > 0].min(initial=_DEFAULT_SHARE * _DEFAULT_K))
+    return max(1, min(_DEFAULT_K, smallest // _DEFAULT_SHARE))
 
 
 def agreement(bank: CodeBank, jury: int = JURY) -> npt.NDArray[np.float64]:

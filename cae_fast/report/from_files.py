@@ -32,7 +32,7 @@ def explain_files(
     exemplars: Any = None,
     path: str = "line",
     tolerance: float = 1 / 256,
-    k: int = 1,
+    k: int | None = None,
     search: str = "bisection",
     frames: int = 9,
     title: str = "Explanations",
