@@ -204,7 +204,7 @@ def test_a_bank_alone_is_enough(workspace: Workspace, tmp_path: Path) -> None:
         (["--model", "CLASSIFIER"], "safetensors"),
         (["--explain", "-1"], "explain must be"),
         (["--model", "MODEL", "--classifier", "CLASSIFIER", "--path", "arc"], "'line', 'graph'"),
-        (["--model", "OTHER"], "another"),
+        (["--model", "OTHER"], "the bank was made by model"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -218,20 +218,10 @@ def test_bad_input_is_one_line(
         "OTHER": tmp_path / "other.safetensors",
     }
     given = [str(named.get(option, option)) for option in options]
-    done = (
-        cae_fast(
-            "manifold",
-            str(workspace.bank),
-            "--out",
-            str(tmp_path / "out"),
-            "--views",
-            "pca",
-            *given,
-        )
-        if "--views" not in options
-        else cae_fast("manifold", str(workspace.bank), "--out", str(tmp_path / "out"), *given)
-    )
+    start = ["manifold", str(workspace.bank), "--out", str(tmp_path / "out")]
+    few = [] if "--views" in options else ["--views", "pca"]
+    done = cae_fast(*start, *few, *given)
     assert done.code == 2
     assert done.err.count("\n") == 1
-    assert words in done.err or words == "another"
+    assert words in done.err
     assert not (tmp_path / "out").exists()
