@@ -292,6 +292,7 @@ class CodeBank:
         *,
         source_class: npt.ArrayLike | None = None,
         exclude_groups: Sequence[str | None] | None = None,
+        among: npt.NDArray[np.bool_] | None = None,
     ) -> IntArray:
         """Nearest usable rows of a class in code space.
 
@@ -301,6 +302,7 @@ class CodeBank:
             k: Rows per code.
             source_class: Needed for -1: one or [N].
             exclude_groups: Group left out for each code, [N]; None leaves none out.
+            among: Rows looked at, [B]; None is all that are `usable`.
 
         Returns:
             Row indices [N, k], nearest first (equal distances: lowest row).
@@ -320,7 +322,7 @@ class CodeBank:
         )
         groups = np.asarray(self.groups, dtype=object)
         rows = np.empty((len(points), k), dtype=np.int64)
-        usable = self.usable
+        usable = self.usable if among is None else among
         for i, point in enumerate(points):
             if targets[i] >= 0:
                 allowed, what = (

@@ -165,7 +165,7 @@ def _explain(
         sources,
         out,
         target=[targets.get(source.name) for source in sources] if targets else None,
-        k=card.get("k", 1),
+        k=card.get("k"),
         title=_TITLES[name],
         notes=notes,
         on_progress=on_progress,

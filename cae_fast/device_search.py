@@ -47,7 +47,9 @@ class Group:
         wanted: Class of each, -1 any, -2 the runner-up; int32 [n].
         reachable: Classes [K] among which the runner-up is taken; bool.
         left_out: Images that are not searched; bool [n].
-        ends: Class codes [n, D] where the paths lead, or None: the nearest `k` of the bank.
+        paths: Polylines [n, V, D], their first vertex the image's own code whatever it says; None
+            is straight to the nearest `k` of the bank.
+        pool: Rows of the bank [B] that may be exemplars; None with `paths`.
         k: Bank rows averaged.
         rules: Of the search.
         against_image: Differences are to the image, not to its reconstruction.
@@ -58,7 +60,8 @@ class Group:
     wanted: npt.NDArray[np.int32]
     reachable: npt.NDArray[np.bool_]
     left_out: npt.NDArray[np.bool_]
-    ends: Float32 | None
+    paths: Float32 | None
+    pool: npt.NDArray[np.bool_] | None
     k: int
     rules: SearchRules
     against_image: bool
@@ -81,18 +84,15 @@ class DeviceSearcher:
     """Explains groups of images on the GPU of a backend. Threads are served in turns."""
 
     def __init__(self, backend: CudaBackend, bank: CodeBank | None) -> None:
-        """Copies the bank to the device.
+        """Remembers where exemplars come from; what of it is asked for is copied to the device.
 
         Args:
             backend: The networks.
             bank: Where exemplars come from, or None.
         """
         self._backend = backend
-        self._bank: DeviceBank | None = None
-        if bank is not None and bank.codes.shape[1] <= LARGEST_CODE:
-            classes = np.where(bank.usable, bank.labels, -1).astype(np.int32)
-            codes = np.ascontiguousarray(bank.codes, dtype=np.float32)
-            self._bank = backend.module.DeviceBank(backend.engine, codes, classes)
+        self._bank = bank
+        self._pools: OrderedDict[bytes, DeviceBank] = OrderedDict()
         self._plans: OrderedDict[tuple[Any, ...], _Plan] = OrderedDict()
         self._busy = False
         self.stepping = "host"
@@ -146,7 +146,8 @@ class DeviceSearcher:
 
     def _plan(self, group: Group) -> _Plan:
         rules, count = group.rules, len(group.images)
-        key = (count, rules, group.k, group.ends is None, group.against_image, group.form)
+        width = None if group.paths is None else group.paths.shape[1]
+        key = (count, rules, group.k, width, _name(group.pool), group.against_image, group.form)
         plan = self._plans.pop(key, None)
         if plan is None:
             while len(self._plans) >= _KEPT:
@@ -155,11 +156,26 @@ class DeviceSearcher:
         self._plans[key] = plan
         return plan
 
+    def _bank_of(self, group: Group) -> DeviceBank | None:
+        """The rows that a group's exemplars are looked for in, on the device."""
+        if group.paths is not None or group.pool is None or self._bank is None:
+            return None
+        name = _name(group.pool)
+        made = self._pools.pop(name, None)
+        if made is None:
+            classes = np.where(group.pool, self._bank.labels, -1).astype(np.int32)
+            codes = np.ascontiguousarray(self._bank.codes, dtype=np.float32)
+            made = self._backend.module.DeviceBank(self._backend.engine, codes, classes)
+            while len(self._pools) >= _KEPT:
+                self._pools.popitem(last=False)
+        self._pools[name] = made
+        return made
+
     def _make(self, group: Group, few: bool) -> _Plan:
         rules = group.rules
         search = self._backend.module.GpuSearch(
             self._backend.engine,
-            self._bank if group.ends is None else None,
+            self._bank_of(group),
             images=len(group.images),
             num_classes=rules.num_classes,
             grid=rules.grid,
@@ -170,10 +186,11 @@ class DeviceSearcher:
             coarse_batch=None if few else 1,
             method=rules.search,
             exemplars=group.k,
+            vertices=2 if group.paths is None else group.paths.shape[1],
             against_image=group.against_image,
             classifier_input=None if group.form is None else group.form.to_dict(),
         )
-        return _Plan(search, self._backend, given=group.ends is not None)
+        return _Plan(search, self._backend, given=group.paths is not None)
 
 
 class _Plan:
@@ -219,17 +236,12 @@ class _Plan:
         self._step(group, classify, queue, ask=True)
 
     def _set_inputs(self, group: Group, left_out: npt.NDArray[np.bool_], queue: int) -> None:
-        paths = None
-        if group.ends is not None:
-            paths = np.ascontiguousarray(
-                np.stack([group.ends, group.ends], axis=1), dtype=np.float32
-            )
         self._search.set_inputs(
             group.images,
             group.wanted,
             group.reachable.astype(np.int32),
             left_out.astype(np.int32),
-            paths,
+            None if group.paths is None else np.ascontiguousarray(group.paths),
             stream=queue,
         )
 
@@ -313,6 +325,11 @@ class _Plan:
             rows=found["exemplars"].astype(np.int64),
             missing=found.get("missing", none),
         )
+
+
+def _name(pool: npt.NDArray[np.bool_] | None) -> bytes:
+    """What tells one choice of bank rows from another."""
+    return b"" if pool is None else np.packbits(pool).tobytes()
 
 
 def _readable(logits: Any, index: int | None) -> Any:

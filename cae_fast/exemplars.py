@@ -12,6 +12,7 @@ from .arrays import finite_images, to_numpy
 from .backends import Backend
 from .bank import CodeBank
 from .errors import BankError
+from .manifold.choice import DEFAULT_CHOICE, choice_of, default_k, medoids, reliable_rows
 from .memory import in_groups
 from .model import CAEConfig
 
@@ -31,7 +32,7 @@ class Exemplars:
         given: Any,
         count: int,
         *,
-        k: int,
+        k: int | None,
         config: CAEConfig,
         backend: Backend,
         bank: CodeBank | None,
@@ -40,10 +41,11 @@ class Exemplars:
 
         Args:
             given: Images [N or 1, C, H, W]; class codes [N or 1, D], floating; bank rows [N or 1]
-                or [N or 1, k], integers; an object with `class_code`; or None, the nearest rows of
-                the target class.
+                or [N or 1, k], integers; an object with `class_code`; or the name of a choice
+                (see :mod:`cae_fast.manifold.choice`), None for the default one.
             count: Number of images N.
-            k: Bank rows averaged where `given` is None.
+            k: Nearest bank rows averaged, or among which the medoid is taken, by a choice; None is
+                :func:`~cae_fast.manifold.choice.default_k`.
             config: Of the model.
             backend: Encodes images.
             bank: The bank, or None.
@@ -52,23 +54,34 @@ class Exemplars:
             ValueError: Wrong type, rank, shape, dtype, range, or values that are not finite.
             BankError: The bank is needed and there is none.
         """
+        looked_up = given is None or isinstance(given, str)
+        if k is None:
+            k = default_k(bank) if looked_up and bank is not None else 1
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k must be a positive integer, got {k!r}")
         self._bank = bank
         self.code_dim = config.code_dim
         self._rows: IntArray | None = None
         self._codes: FloatArray | None = None
-        self.k = int(k)
-        if given is None:
+        self.pool: npt.NDArray[np.bool_] | None = None  # rows that a choice is made among
+        asked, given = given, DEFAULT_CHOICE if given is None else given
+        self.candidates = int(k)  # rows looked up
+        self.choice = choice_of(given) if isinstance(given, str) else None
+        self.k = 1 if self.choice is not None and self.choice.medoid else int(k)
+        if self.choice is not None:
             if bank is None:
                 raise BankError(
-                    "exemplars=None looks them up in a bank: give Explainer(..., bank=) or "
+                    f"exemplars={asked!r} looks them up in a bank: give Explainer(..., bank=) or "
                     "exemplars="
                 )
+            self.pool = (
+                reliable_rows(bank, self.candidates) if self.choice.reliable else bank.usable
+            )
             return
         if k != 1:
             raise ValueError(
-                f"k={k} is for exemplars=None; give bank rows [N, k] to average chosen ones"
+                f"k={k} is for exemplars=None or a choice by name; give bank rows [N, k] to "
+                "average chosen ones"
             )
         given = getattr(given, "class_code", given)
         wanted = (
@@ -149,7 +162,7 @@ class Exemplars:
         """Classes [K] that a path can lead to: where the bank is asked, those it can serve."""
         if self._codes is not None or self._bank is None:
             return np.ones(num_classes, dtype=np.bool_)
-        return self._bank.usable_counts() >= self.k
+        return self._bank.usable_counts() >= self.candidates
 
     @staticmethod
     def _of_images(values: npt.NDArray[_Number], first: int, count: int) -> npt.NDArray[_Number]:
@@ -184,9 +197,15 @@ class Exemplars:
             if self._rows is not None:
                 rows[needed] = self._of_images(self._rows, first, count)[needed]
         elif self._bank is not None and needed.any():
-            rows[needed] = self._bank.nearest(
-                codes[needed], target[needed], self.k, source_class=source[needed]
+            near = self._bank.nearest(
+                codes[needed],
+                target[needed],
+                self.candidates,
+                source_class=source[needed],
+                among=self.pool,
             )
+            medoid = self.choice is not None and self.choice.medoid
+            rows[needed] = medoids(self._bank.codes, near) if medoid else near
             ends[needed] = average(self._bank, rows[needed])
         return ends, rows
 

@@ -17,6 +17,7 @@ from .classifier_input import InputForm
 from .device_search import LARGEST_CODE, Classify, DeviceSearcher, Group
 from .exemplars import Exemplars
 from .explanation import Explanation
+from .manifold.paths import GuidedPaths
 from .memory import allocate, in_groups
 from .path_search import STATUSES, Clock, Outcome, SearchRules, search_flips
 from .saliency import difference_saliency
@@ -68,6 +69,7 @@ class ExplainJob:
         reasons: Per image why it is rejected, or None.
         target: What each image is to reach.
         exemplars: Where each path leads.
+        paths: How it goes there.
         rules: Of the search.
         against: "reconstruction" or "image", what counterfactuals are compared with.
         frame_steps: Grid positions decoded for display.
@@ -84,6 +86,7 @@ class ExplainJob:
     reasons: Sequence[str | None]
     target: Target
     exemplars: Exemplars
+    paths: GuidedPaths
     rules: SearchRules
     against: str
     frame_steps: npt.NDArray[np.int32]
@@ -216,7 +219,7 @@ class ExplainJob:
         with self.clock("exemplars"):
             ends, rows = self.exemplars.of(first, codes, source, target)
         with self.clock("decode"):
-            session = backend.session(individual, np.stack([codes, ends], axis=1), self.rules.grid)
+            session = backend.session(individual, self.paths.vertices(codes, ends), self.rules.grid)
         outcome = search_flips(
             session,
             self.classify,
@@ -234,13 +237,15 @@ class ExplainJob:
         """Searches a group where the networks are."""
         assert self.on_device is not None
         count = len(images)
-        given = self.exemplars.is_given
+        laid = self._laid_here(first, images, good)
+        given = laid is not None
         group = Group(
             images=images,
             wanted=self.target.wanted(first, count).astype(np.int32),
             reachable=self.exemplars.reachable(self.rules.num_classes),
             left_out=~good,
-            ends=self.exemplars.given(first, count).astype(np.float32) if given else None,
+            paths=laid,
+            pool=self.exemplars.pool,
             k=1 if given else self.exemplars.k,
             rules=self.rules,
             against_image=self.against == "image",
@@ -255,7 +260,7 @@ class ExplainJob:
         )
         source, target = found.source, found.target
         if (found.missing[(source >= 0) & (source != target)] > 0).any() or given:
-            codes = np.zeros((count, self.exemplars.code_dim), dtype=np.float32)
+            codes = self._codes_of(images)
             _, rows = self.exemplars.of(first, codes, source, target)  # says what is missing
         else:
             rows = found.rows
@@ -263,12 +268,38 @@ class ExplainJob:
         def session() -> DecodeSession:
             individual, codes = self.backend.encode(images)
             ends, _ = self.exemplars.of(first, codes, source, target)
-            lines = np.stack([codes, ends], axis=1)
-            return self.backend.session(individual, lines, self.rules.grid)
+            vertices = self.paths.vertices(codes, ends)
+            return self.backend.session(individual, vertices, self.rules.grid)
 
         searched = _Searched(found.outcome, found.logits_source, source, target, rows, session)
         self._rescue(searched, first, images, good)
         return searched
+
+    def _codes_of(self, images: Any) -> Float32:
+        """Class codes [n, D], zeros where they overflow: such images are searched again."""
+        if self.exemplars.choice is None and self.paths.kind == "line":
+            return np.zeros((len(images), self.exemplars.code_dim), dtype=np.float32)
+        codes = to_numpy(self.backend.encode_class(images)).astype(np.float32)
+        return np.where(np.isfinite(codes).all(axis=1, keepdims=True), codes, np.float32(0))
+
+    def _laid_here(self, first: int, images: Any, good: npt.NDArray[np.bool_]) -> Float32 | None:
+        """Paths [n, V, D] that the device cannot lay itself; None where it can."""
+        choice, line = self.exemplars.choice, self.paths.kind == "line"
+        if choice is not None and line and not choice.medoid:
+            return None
+        codes = self._codes_of(images)
+        if choice is None:
+            ends = self.exemplars.given(first, len(images))
+        else:
+            with self.clock("classify"):
+                logits = self.classify(to_numpy(images))
+            finite = good & np.isfinite(logits).all(axis=1)
+            source = np.where(finite, logits.argmax(axis=1), -1)
+            open_to = self.exemplars.reachable(self.rules.num_classes)
+            target = self.target.resolve(first, logits, source, open_to)
+            ends, _ = self.exemplars.of(first, codes, source, target)
+        with self.clock("exemplars"):
+            return self.paths.vertices(codes, ends).astype(np.float32)
 
     def _rescue(
         self, searched: _Searched, first: int, images: Any, good: npt.NDArray[np.bool_]

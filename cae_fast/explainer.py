@@ -33,12 +33,11 @@ from .errors import ClassifierError
 from .exemplars import Exemplars
 from .explain_job import ExplainJob, OnDevice, row_texts, stepping_of
 from .explanation import Explanation
+from .manifold.paths import GuidedPaths, decode_along
 from .memory import allocate_rows, in_groups
 from .model import CAE
 from .path_search import Clock, search_rules
-from .targets import check_target
-
-PATHS = ("line",)
+from .targets import check_target, row_texts
 
 
 @dataclass(frozen=True)
@@ -133,9 +132,9 @@ class Explainer:
         images: Any,
         target: Any = None,
         exemplars: Any = None,
-        path: Literal["line"] = "line",
+        path: Literal["line", "graph"] = "line",
         tolerance: float = 1 / 256,
-        k: int = 1,
+        k: int | None = None,
         min_probability: float = 0.0,
         coarse: int = 4,
         search: Literal["bisection", "margin"] = "bisection",
@@ -155,11 +154,16 @@ class Explainer:
                 "any" (leaving the source class; a class of that name comes first), or one of these
                 per image.
             exemplars: Images [N or 1, C, S, S], class codes [N or 1, D], bank rows [N or 1] or [N
-                or 1, k], or None: the nearest correctly classified row of the target class.
-            path: "line".
+                or 1, k]; or how they are chosen among the bank's correctly classified rows of the
+                target class: "reliable" (nearest, among rows all of whose neighbours are of their
+                class), "nearest", "medoid" (the most central of the k nearest) or
+                "reliable-medoid"; None is "reliable".
+            path: "line", straight to the exemplar, or "graph", the shortest path over the neighbour
+                graph of the bank's codes (extra `manifold`).
             tolerance: Width of the final bracket in t, in [2**-20, 1]; the grid is the smallest
                 power of two >= 1 / tolerance.
-            k: Nearest rows averaged when `exemplars` is None.
+            k: Nearest rows averaged, or that a medoid is taken of, where exemplars are chosen; None
+                is 20, or a quarter of the smallest class's usable rows where that is less.
             min_probability: A point has flipped only when its class has at least this probability,
                 in [0, 1].
             coarse: Intervals whose ends are looked at first, a power of two of at most 4096; no
@@ -193,8 +197,7 @@ class Explainer:
             check = checked_tensor if calls.here else checked_images
             array = check(images, self.model.config.image_shape)
             count = len(array)
-            if path not in PATHS:
-                raise ValueError(f"path must be one of {', '.join(map(repr, PATHS))}, got {path!r}")
+            paths = GuidedPaths(path, self.bank)
             if saliency_against not in ("reconstruction", "image"):
                 raise ValueError(
                     "saliency_against must be 'reconstruction' or 'image', got "
@@ -224,6 +227,7 @@ class Explainer:
                 ],
                 target=check_target(target, count, self.class_names, rules.num_classes),
                 exemplars=chosen,
+                paths=paths,
                 rules=rules,
                 against=saliency_against,
                 frame_steps=np.rint(np.linspace(0, rules.grid, frames)).astype(np.int32),
@@ -245,7 +249,8 @@ class Explainer:
                 "coarse": rules.coarse,
                 "search": rules.search,
                 "min_probability": rules.min_probability,
-                "k": chosen.k,
+                "exemplars": "given" if chosen.choice is None else chosen.choice.name,
+                "k": chosen.k if chosen.choice is None else chosen.candidates,
                 "saliency_against": saliency_against,
                 "frames": frames,
             },
@@ -317,13 +322,21 @@ class Explainer:
         in_groups(decode, count, self.backend.max_batch, what="codes to decode")
         return like(images, individual)
 
-    def path(self, images: Any, exemplars: Any, t: npt.ArrayLike) -> Any:
+    def path(
+        self,
+        images: Any,
+        exemplars: Any,
+        t: npt.ArrayLike,
+        *,
+        path: Literal["line", "graph"] = "line",
+    ) -> Any:
         """Images decoded along guided paths.
 
         Args:
             images: [N, C, S, S]; N may be 0.
-            exemplars: As in :meth:`explain`, but not None.
-            t: Positions [T] in [0, 1].
+            exemplars: Images, class codes or bank rows, as in :meth:`explain`.
+            t: Positions [T] in [0, 1], by arc length.
+            path: As in :meth:`explain`.
 
         Returns:
             [N, T, C, S, S], of the kind of `images`.
@@ -340,8 +353,9 @@ class Explainer:
             or not ((positions >= 0) & (positions <= 1)).all()
         ):
             raise ValueError(f"t must be positions [T] in [0, 1], got {t!r}")
-        if exemplars is None:
-            raise ValueError("exemplars must be images, class codes or bank rows, got None")
+        if exemplars is None or isinstance(exemplars, str):
+            raise ValueError(f"exemplars must be images, class codes or bank rows, got {exemplars}")
+        paths = GuidedPaths(path, self.bank)
         config, count = self.model.config, len(array)
         chosen = Exemplars(
             exemplars, count, k=1, config=config, backend=self.backend, bank=self.bank
@@ -350,14 +364,8 @@ class Explainer:
 
         def decode(rows: slice, in_flight: int) -> None:
             individual, start = self.backend.encode(np.ascontiguousarray(array[rows]))
-            ends = chosen.given(rows.start, len(start))
-            for i in range(len(start)):
-                for first in range(0, len(positions), in_flight):
-                    part = slice(first, first + in_flight)
-                    index = np.full(len(positions[part]), i, dtype=np.int32)
-                    codes = self.backend.lerp_codes(start[index], ends[index], positions[part])
-                    decoded = self.backend.decode(individual, codes, index)
-                    frames[rows.start + i, part] = to_numpy(decoded)
+            vertices = paths.vertices(start, chosen.given(rows.start, len(start)))
+            decode_along(frames[rows], self.backend, individual, vertices, positions, in_flight)
 
         in_groups(decode, count, self.backend.max_batch, what="images to decode along paths")
         return like(frames, images)

@@ -91,6 +91,17 @@ def check_target(target: Any, count: int, class_names: Sequence[str], num_classe
     return Target(np.array(wished, dtype=np.int64))
 
 
+def row_texts(values: Any, count: int, argument: str) -> list[Any] | None:
+    """One entry per image, or None."""
+    if values is None:
+        return None
+    if isinstance(values, str) or len(values) != count:
+        raise ValueError(
+            f"{argument} must be a list of {count}, one for each image, got {values!r:.100}"
+        )
+    return list(values)
+
+
 def _one(value: Any, class_names: Sequence[str], num_classes: int) -> int:
     if value is None:
         return _DEFAULT

@@ -21,7 +21,16 @@ import cae_fast as cf
 from cae_fast.cli import failures
 from cae_fast.cli.output import Output
 
-VERBS = ("info", "demo", "train", "train-classifier", "import-checkpoint", "encode", "explain")
+VERBS = (
+    "info",
+    "demo",
+    "train",
+    "train-classifier",
+    "import-checkpoint",
+    "encode",
+    "explain",
+    "manifold",
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +112,8 @@ def test_wrong_usage_is_2_and_one_line(
         (["--k", "0"], "k must be"),
         (["--k", "1000"], "1000 needed"),
         (["--frames", "1"], "frames"),
-        (["--path", "graph"], "line"),
+        (["--path", "spiral"], "path must be one of 'line', 'graph'"),
+        (["--exemplars", "best"], "got 'best'"),
         (["--backend", "abacus"], "abacus"),
         (["--backend", "tensorrt"], "tensorrt"),
         (["--backend", "cuda"], "cuda"),

@@ -12,6 +12,7 @@ import torch
 from explain_cases import FIELDS, OTHER, SOURCE, TARGET, World, assert_same, constant
 
 import cae_fast as cf
+from cae_fast.manifold.choice import reliable_rows
 
 
 @pytest.fixture(scope="module")
@@ -327,8 +328,11 @@ def test_exemplars_as_images_codes_and_codes_of_an_object(world: World) -> None:
 def test_exemplars_from_the_bank(world: World) -> None:
     bank = world.bank()
     explainer = world.explainer(constant([1, 0.5, 0]), bank=bank)
-    found = explainer.explain(world.images)
     codes = explainer.encode(world.images).class_code
+    # 9 rows of a class, so a quarter of that by default, among the reliable ones.
+    default = bank.nearest(codes, 1, 2, among=reliable_rows(bank, 2))
+    np.testing.assert_array_equal(explainer.explain(world.images).exemplar, default)
+    found = explainer.explain(world.images, exemplars="nearest", k=1)
     np.testing.assert_array_equal(found.exemplar, bank.nearest(codes, 1))
     assert set(bank.labels[found.exemplar[:, 0]]) == {1}
     assert found.exemplar_names[2] == (bank.names[found.exemplar[2, 0]],)

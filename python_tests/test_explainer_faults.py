@@ -117,7 +117,8 @@ def test_wrong_exemplars(world: World, exemplars: Any, message: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"path": "graph"},
+        {"path": "spiral"},
+        {"path": None},
         {"tolerance": 0},
         {"tolerance": 2},
         {"tolerance": -0.1},

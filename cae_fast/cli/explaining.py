@@ -35,10 +35,23 @@ def explain(
             metavar="CLASS|any", help="Class to reach, its name or index; by default the runner-up."
         ),
     ] = None,
-    path: Annotated[str, typer.Option(help="Kind of path: line.")] = "line",
+    path: Annotated[
+        str, typer.Option(help="line, or graph: over the neighbour graph of the bank's codes.")
+    ] = "line",
     tolerance: Annotated[float, typer.Option(help="Width of the bracket around the flip.")] = 1
     / 256,
-    k: Annotated[int, typer.Option("--k", help="Nearest exemplars averaged.")] = 1,
+    exemplars: Annotated[
+        str | None,
+        typer.Option(
+            help="reliable (default), nearest, medoid or reliable-medoid: docs/guided_paths.md."
+        ),
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "--k", help="Nearest exemplars averaged; by default 20, of small banks fewer."
+        ),
+    ] = None,
     search: Annotated[
         str, typer.Option(help="bisection, or margin: fewer decodes on smooth paths.")
     ] = "bisection",
@@ -77,6 +90,7 @@ def explain(
             images,
             out,
             target=_class_of(target, explainer.class_names),
+            exemplars=exemplars,
             path=path,
             tolerance=tolerance,
             k=k,

@@ -29,9 +29,10 @@ def explain_files(
     out: str | os.PathLike[str],
     *,
     target: Any = None,
+    exemplars: Any = None,
     path: str = "line",
     tolerance: float = 1 / 256,
-    k: int = 1,
+    k: int | None = None,
     search: str = "bisection",
     frames: int = 9,
     title: str = "Explanations",
@@ -48,9 +49,10 @@ def explain_files(
         sources: Image files, and folders whose image files are taken at any depth.
         out: Folder to write; it appears whole or not at all.
         target: As in `cf.Explainer.explain`.
+        exemplars: As in `cf.Explainer.explain`.
         path: As in `cf.Explainer.explain`.
         tolerance: As in `cf.Explainer.explain`.
-        k: Exemplars averaged.
+        k: As in `cf.Explainer.explain`.
         search: As in `cf.Explainer.explain`.
         frames: Frames decoded along each path for the path strip; 0 leaves the strip out.
         title: Heading of the page.
@@ -82,7 +84,8 @@ def explain_files(
     explanation = explainer.explain(
         images,
         target=target,
-        path=cast(Literal["line"], path),
+        exemplars=exemplars,
+        path=cast(Literal["line", "graph"], path),
         tolerance=tolerance,
         k=k,
         search=cast(Literal["bisection", "margin"], search),

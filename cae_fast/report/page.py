@@ -129,9 +129,9 @@ def html_fragment(
     )
 
 
-def page(title: str, body: str) -> str:
+def page(title: str, body: str, script_name: str = "report.js") -> str:
     """A whole HTML document around a fragment; only its own script may run, nothing may load."""
-    script = asset("report.js")
+    script = asset(script_name)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
