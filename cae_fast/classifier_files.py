@@ -94,7 +94,7 @@ class _OnnxNetwork:
     """An onnxruntime session, created once per process: its threads do not survive a fork."""
 
     def __init__(self, path: Path, runtime: Any) -> None:
-        self._path = path
+        self.path = path
         self._runtime = runtime
         self._open()
 
@@ -108,14 +108,14 @@ class _OnnxNetwork:
         # Spinning threads would take the cores from the decoder between two calls.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = self._runtime.InferenceSession(
-            str(self._path), sess_options=options, providers=["CPUExecutionProvider"]
+            str(self.path), sess_options=options, providers=["CPUExecutionProvider"]
         )
         self._process = os.getpid()
         given = self.session.get_inputs()
         outputs = [output.name for output in self.session.get_outputs()]
         if len(given) != 1 or not outputs:
             raise ClassifierError(
-                f"{self._path}: the network has {len(given)} inputs and {len(outputs)} outputs, "
+                f"{self.path}: the network has {len(given)} inputs and {len(outputs)} outputs, "
                 "expected one input"
             )
         self._input = given[0].name
@@ -128,7 +128,7 @@ class _OnnxNetwork:
         }
         if given[0].type not in kinds:
             raise ClassifierError(
-                f"{self._path}: its input is {given[0].type}, expected tensor(float)"
+                f"{self.path}: its input is {given[0].type}, expected tensor(float)"
             )
         self._dtype = kinds[given[0].type]
 
@@ -197,24 +197,45 @@ def _import_torch() -> Any:
     return torch
 
 
-def _load_exported(path: Path, options: Mapping[str, Any]) -> Classifier:
-    """A torch.export archive, after the checks that keep its loader from unpickling objects."""
+def open_exported(path: Path) -> tuple[Any, dict[str, Any]]:
+    """A torch.export archive, after the checks that keep its loader from unpickling objects.
+
+    Returns:
+        The `torch.export.ExportedProgram`, and what cae_fast wrote about it.
+
+    Raises:
+        ClassifierError: Damaged or refused.
+        MissingExtra: torch is not installed.
+    """
     torch = _import_torch()
     check_archive(path, torch)
     extra: dict[str, Any] = {METADATA_FILE: ""}
     try:
         program = torch.export.load(str(path), extra_files=extra)
-        network = program.module()
     except Exception as error:
         raise ClassifierError(
             f"{path}: torch.export cannot load it ({_first_line(error)})"
         ) from error
-    said = parse_metadata(path, extra.get(METADATA_FILE))
+    return program, parse_metadata(path, extra.get(METADATA_FILE))
+
+
+class _ExportedNetwork:
+    """An exported program as a plain function: its module refuses eval()."""
+
+    def __init__(self, path: Path, program: Any) -> None:
+        self.path = path
+        self._network = program.module()
+
+    def __call__(self, images: Any) -> Any:
+        return self._network(images)
+
+
+def _load_exported(path: Path, options: Mapping[str, Any]) -> Classifier:
+    """A torch.export archive."""
+    program, said = open_exported(path)
     shape = _exported_input(program)
-    # An exported module refuses eval(): call it as a plain function.
-    return _fit_input(
-        path, lambda images: network(images), shape, said, {"arrays": "torch", **options}, (path,)
-    )
+    network = _ExportedNetwork(path, program)
+    return _fit_input(path, network, shape, said, {"arrays": "torch", **options}, (path,))
 
 
 def _exported_input(program: Any) -> list[Any]:

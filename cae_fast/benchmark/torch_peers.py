@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ..model import CAE
 from ..networks import CAEModule
-from ..training.classifier_export import import_onnx, silenced
+from ..export.torch_onnx import silenced
+from ..training.classifier_export import import_onnx
 from .tasks import Arrays, ExplainTask, NetworkTask, network_task
 
 _FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -56,7 +56,8 @@ std::shared_ptr<GpuSearch> make_search(const std::shared_ptr<GpuEngine>& engine,
                                        int32_t num_classes, int32_t grid, int32_t coarse,
                                        int32_t depth, double min_probability,
                                        const py::object& coarse_batch, const std::string& method,
-                                       int32_t exemplars, int32_t vertices, bool against_image) {
+                                       int32_t exemplars, int32_t vertices, bool against_image,
+                                       bool elsewhere) {
   SearchPlan plan;
   plan.rules = {num_classes,
                 grid,
@@ -70,6 +71,7 @@ std::shared_ptr<GpuSearch> make_search(const std::shared_ptr<GpuEngine>& engine,
   plan.vertices = vertices;
   plan.exemplars = exemplars;
   plan.against_image = against_image;
+  plan.elsewhere = elsewhere;
   std::shared_ptr<GpuSearch> search;
   without_gil([&] { search = std::make_shared<GpuSearch>(engine, plan, bank); });
   return search;
@@ -157,6 +159,20 @@ DeviceArray decode(const std::shared_ptr<GpuSearch>& search, int32_t round,
     search->decode(round, queue);
   });
   return view_of(search, search->points(), image_shape(*search, search->round_points(round)));
+}
+
+/// Class codes, images they are of, and where pictures and their finiteness go.
+py::tuple place(const std::shared_ptr<GpuSearch>& search, int32_t round, const py::object& stream) {
+  const Stream queue = read_stream(stream);
+  CAE_CHECK(round >= 0 && round < search->rounds(), "round must be in 0..", search->rounds() - 1,
+            ", got ", round);
+  without_gil([&] { search->place(round, queue); });
+  const int64_t points = search->round_points(round);
+  return py::make_tuple(view_of(search, const_cast<float*>(search->point_codes()),
+                                {points, search->engine().config().code_dim}),
+                        view_of(search, search->flips().image_index, {points}),
+                        view_of(search, search->points(), image_shape(*search, points)),
+                        view_of(search, search->finite(), {points}));
 }
 
 void step(GpuSearch& search, int32_t round, const py::object& logits, const py::object& stream) {
@@ -252,12 +268,20 @@ void bind_gpu_search(py::module_& m) {
            py::arg("depth") = 1, py::arg("min_probability") = 0.0,
            py::arg("coarse_batch") = py::none(), py::arg("method") = "bisection",
            py::arg("exemplars") = 1, py::arg("vertices") = 2, py::arg("against_image") = false,
-           "Plans a search of `images` images; bank may be None where paths are given.")
+           py::arg("elsewhere") = false,
+           "Plans a search of `images` images; bank may be None where paths are given. "
+           "`elsewhere`:\n"
+           "the caller encodes into class_codes before begin(), and decodes what place() names.")
       .def_property_readonly("rounds", &GpuSearch::rounds)
       .def_property_readonly("slots", &GpuSearch::slots)
       .def_property_readonly("images",
                              [](const std::shared_ptr<GpuSearch>& s) {
                                return view_of(s, s->images(), image_shape(*s, s->plan().images));
+                             })
+      .def_property_readonly("class_codes",
+                             [](const std::shared_ptr<GpuSearch>& s) {
+                               return view_of(s, s->class_codes(),
+                                              {s->plan().images, s->engine().config().code_dim});
                              })
       .def("set_inputs", &set_inputs, py::arg("images"), py::arg("wanted"), py::arg("reachable"),
            py::arg("left_out"), py::arg("paths") = py::none(), py::kw_only(), py::arg("stream") = 0,
@@ -267,6 +291,10 @@ void bind_gpu_search(py::module_& m) {
            py::arg("stream") = 0, "Encodes and starts, from the images' logits [N, K] float32.")
       .def("decode", &decode, py::arg("round"), py::kw_only(), py::arg("stream") = 0,
            "Images [M, C, S, S] of a round, in the search's own memory.")
+      .def("place", &place, py::arg("round"), py::kw_only(), py::arg("stream") = 0,
+           "Class codes [M, D] and image_index [M] of a round's points, and where the caller "
+           "writes\n"
+           "their images [M, C, S, S] and whether all pixels are finite, int32 [M].")
       .def("step", &step, py::arg("round"), py::arg("logits"), py::kw_only(), py::arg("stream") = 0,
            "Takes their logits [M, K] float32.")
       .def(

@@ -11,6 +11,11 @@
 #include "search/flip_search_host.h"
 
 namespace cae::gpu {
+namespace {
+
+constexpr int64_t kMostRows = 65535;  // that a grid counts
+
+}  // namespace
 
 DeviceBank::DeviceBank(int device, const float* bank_codes, const int32_t* bank_classes,
                        int64_t count, int64_t dim)
@@ -52,7 +57,6 @@ GpuSearch::GpuSearch(std::shared_ptr<GpuEngine> engine, const SearchPlan& plan,
 
 void GpuSearch::plan_memory(Bump& bump) {
   const NetworkConfig& config = engine_->config();
-  const GpuConv& first = engine_->network().decoder_blocks.front();
   const int64_t n = plan_.images;
   const int64_t points = n * flips_.slots;
   const int64_t history = n * flips_.max_points;
@@ -67,9 +71,15 @@ void GpuSearch::plan_memory(Bump& bump) {
   codes_ = bump.take<float>(n * config.code_dim);
   ends_ = bump.take<float>(n * config.code_dim);
   vertices_ = bump.take<float>(n * plan_.vertices * config.code_dim);
-  stream_ = bump.take<uint16_t>(n * first.out_numel());
-  shared_.stream = stream_;
-  shared_.first = take_output(bump, first, n);
+  if (plan_.elsewhere) {
+    point_codes_ = bump.take<float>(points * config.code_dim);
+  } else {
+    const GpuConv& first = engine_->network().decoder_blocks.front();
+    stream_ = bump.take<uint16_t>(n * first.out_numel());
+    shared_.stream = stream_;
+    shared_.first = take_output(bump, first, n);
+    tiles_ = cuda::output_tiles(static_cast<int32_t>(config.image_size));
+  }
   wanted_ = bump.take<int32_t>(n);
   left_out_ = bump.take<int32_t>(n);
   reachable_ = bump.take<int32_t>(classes);
@@ -81,8 +91,7 @@ void GpuSearch::plan_memory(Bump& bump) {
   }
   saliency_workspace_ = bump.take<float>(
       n * cuda::saliency_parts(static_cast<int32_t>(config.image_size * config.image_size)));
-  finite_ =
-      bump.take<int32_t>(points * cuda::output_tiles(static_cast<int32_t>(config.image_size)));
+  finite_ = bump.take<int32_t>(points * tiles_);
   flips_.states = bump.take<search::FlipState>(n);
   flips_.image_index = bump.take<int32_t>(points);
   flips_.step = bump.take<int32_t>(points);
@@ -101,7 +110,9 @@ void GpuSearch::begin(const float* logits, bool given, Stream queue) {
   CAE_CHECK(given || (bank_ != nullptr && plan_.vertices == 2),
             "without a bank, or for paths of other than 2 vertices, paths must be given");
   const NetworkConfig& config = engine_->config();
-  engine_->encode(images_, plan_.images, stream_, nullptr, codes_, queue);
+  if (!plan_.elsewhere) {
+    engine_->encode(images_, plan_.images, stream_, nullptr, codes_, queue);
+  }
   cuda::FlipBeginParams begin;
   begin.buffers = flips_;
   begin.logits_source = logits;
@@ -128,7 +139,9 @@ void GpuSearch::begin(const float* logits, bool given, Stream queue) {
     cuda::nearest_codes(nearest, queue);
   }
   join_paths(given, queue);
-  engine_->share(stream_, plan_.images, shared_.first, queue);
+  if (!plan_.elsewhere) {
+    engine_->share(stream_, plan_.images, shared_.first, queue);
+  }
   cuda::flip_points(flips_, queue);
 }
 
@@ -150,31 +163,46 @@ int32_t GpuSearch::round_points(int32_t round) const {
   return rules.method == search::FlipMethod::kMargin ? 1 : (1 << rules.depth) - 1;
 }
 
+/// Class codes of the points [first, first + count) that flip_points named.
+void GpuSearch::write_codes(int64_t first, int64_t count, float* codes, Stream queue) {
+  cuda::PathCodesParams params;
+  params.rows = static_cast<int32_t>(count);
+  params.vertex_count = plan_.vertices;
+  params.code_dim = static_cast<int32_t>(engine_->config().code_dim);
+  params.grid = plan_.rules.grid;
+  params.vertices = vertices_;
+  params.image_index = flips_.image_index + first;
+  params.step = flips_.step + first;
+  params.codes = codes;
+  cuda::path_codes(params, queue);
+}
+
+void GpuSearch::place(int32_t round, Stream queue) {
+  CAE_CHECK(plan_.elsewhere, "the networks are here: decode() the round");
+  const DeviceGuard guard(engine_->device());
+  const int64_t dim = engine_->config().code_dim;
+  const int64_t points = round_points(round);
+  for (int64_t first = 0; first < points; first += kMostRows) {
+    write_codes(first, std::min(kMostRows, points - first), point_codes_ + first * dim, queue);
+  }
+}
+
 void GpuSearch::decode(int32_t round, Stream queue) {
+  CAE_CHECK(!plan_.elsewhere, "the networks are elsewhere: place() the round's points");
   const DeviceGuard guard(engine_->device());
   const NetworkConfig& config = engine_->config();
   const int64_t points = round_points(round);
-  const int64_t tiles = cuda::output_tiles(static_cast<int32_t>(config.image_size));
   const DecodeBuffers& buffers = engine_->decode_buffers();
   for (int64_t first = 0; first < points; first += engine_->max_batch()) {
     const auto batch = static_cast<int32_t>(std::min(engine_->max_batch(), points - first));
-    cuda::PathCodesParams codes;
-    codes.rows = batch;
-    codes.vertex_count = plan_.vertices;
-    codes.code_dim = static_cast<int32_t>(config.code_dim);
-    codes.grid = plan_.rules.grid;
-    codes.vertices = vertices_;
-    codes.image_index = flips_.image_index + first;
-    codes.step = flips_.step + first;
-    codes.codes = buffers.codes;
-    cuda::path_codes(codes, queue);
+    write_codes(first, batch, buffers.codes, queue);
     engine_->modulate(buffers.codes, batch, buffers.table, queue);
     PathPoints where;
     where.count = batch;
     where.image_index = flips_.image_index + first;
     where.active = flips_.active + first;
     where.table = buffers.table;
-    where.finite = finite_ + first * tiles;
+    where.finite = finite_ + first * tiles_;
     engine_->decode(shared_, where, points_ + first * config.image_numel(), queue);
   }
 }
@@ -187,7 +215,7 @@ void GpuSearch::step(const void* logits, bool half, Stream queue) {
   step.logits = logits;
   step.half_logits = half;
   step.finite = finite_;
-  step.tiles = cuda::output_tiles(static_cast<int32_t>(config.image_size));
+  step.tiles = tiles_;
   cuda::flip_step(step, queue);
   cuda::FlipCommitParams commit;
   commit.buffers = flips_;

@@ -29,6 +29,7 @@ struct SearchPlan {
   int32_t vertices = 2;        // V of each path; 2: from the image's code to its exemplars'
   int32_t exemplars = 1;       // k bank rows averaged
   bool against_image = false;  // differences are to the image, not to its reconstruction
+  bool elsewhere = false;      // encoders and decoder are the caller's: see place()
 };
 
 class GpuSearch {
@@ -60,6 +61,9 @@ class GpuSearch {
   int32_t* exemplars() const { return exemplars_; }  // [N][k] bank rows, -1 where none was needed
   int32_t* missing() const { return missing_; }      // [N] rows that the bank has too few, or null
   float* class_codes() const { return codes_; }      // [N][D]
+  // What the caller fills where the networks are elsewhere, besides class_codes() before begin():
+  int32_t* finite() const { return finite_; }                // [N k] 1 where all pixels are finite
+  const float* point_codes() const { return point_codes_; }  // [N k][D] that it is to decode
 
   /// Encodes the images and starts the search from their logits [N][K]. With `given`, paths()
   /// holds the polylines, of which the first vertex is replaced by the image's own code.
@@ -69,6 +73,10 @@ class GpuSearch {
   int32_t round_points(int32_t round) const;
   /// Decodes the points of round `round`, in [0, rounds()).
   void decode(int32_t round, Stream queue);
+  /// Instead of decode() where the networks are elsewhere: writes the class codes of the round's
+  /// points to point_codes(); of which images they are is in flips().image_index. The caller
+  /// decodes them into points() and finite().
+  void place(int32_t round, Stream queue);
   /// Takes their logits [round_points][K], float or half.
   void step(const void* logits, bool half, Stream queue);
   /// Differences and saliency maps.
@@ -77,6 +85,7 @@ class GpuSearch {
  private:
   void plan_memory(Bump& bump);
   void join_paths(bool given, Stream queue);
+  void write_codes(int64_t first, int64_t count, float* codes, Stream queue);
 
   std::shared_ptr<GpuEngine> engine_;
   SearchPlan plan_;
@@ -102,7 +111,9 @@ class GpuSearch {
   int32_t* missing_ = nullptr;  // [N] bank rows that a class has too few
   char* nearest_workspace_ = nullptr;
   float* saliency_workspace_ = nullptr;
+  float* point_codes_ = nullptr;
   int32_t* finite_ = nullptr;  // [N k][tiles]
+  int32_t tiles_ = 1;          // of a picture, of each of which it is kept whether it is finite
 };
 
 }  // namespace cae::gpu
