@@ -133,7 +133,8 @@ class Classifier:
 
         Raises:
             ClassifierError: No such file, damaged, refused, or of a kind that is not read.
-            BackendUnavailable: A TensorRT engine, which this version does not run.
+            EngineError: A TensorRT engine that is damaged, unsigned, or for another place.
+            BackendUnavailable: A TensorRT engine where none can be run.
             MissingExtra: The library for this kind of file is not installed.
         """
         from .classifier_files import load_classifier

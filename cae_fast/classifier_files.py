@@ -25,7 +25,7 @@ METADATA_KEY = "cae_fast.classifier"
 METADATA_FILE = "cae_fast.classifier.json"
 _FILE_OPTIONS = ("labels", "size", "channels", "outputs", "mean", "std")
 _SPEC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-KINDS = ".onnx, .pt2 (torch.export), TorchScript .pt, or module:function"
+KINDS = ".onnx, .pt2 (torch.export), TorchScript .pt, .engine, or module:function"
 
 
 def load_classifier(spec: str | os.PathLike[str], options: Mapping[str, Any]) -> Classifier:
@@ -40,10 +40,7 @@ def load_classifier(spec: str | os.PathLike[str], options: Mapping[str, Any]) ->
     if not path.is_file():
         raise ClassifierError(f"{text}: no such file")
     if suffix == ".engine":
-        raise BackendUnavailable(
-            f"{text}: TensorRT engines are not run by this version; give the .onnx the engine was "
-            "built from"
-        )
+        return _load_engine(path, options)
     if path.stat().st_size == 0:
         raise ClassifierError(f"{text}: the file is empty")
     loader = {".onnx": _load_onnx, ".pt2": _load_exported}.get(suffix, _load_torchscript)
@@ -245,6 +242,30 @@ def _exported_input(program: Any) -> list[Any]:
         if len(names) == 1 and node.op == "placeholder" and node.name == names[0]:
             return [dim if type(dim) is int else None for dim in node.meta["val"].shape]
     return [None] * len(names)
+
+
+def _load_engine(path: Path, options: Mapping[str, Any]) -> Classifier:
+    """A classifier that `cae-fast build-engine --part classifier` made, run by TensorRT on a GPU."""
+    from .engine_files import read_engine, signing_key
+    from .engines.runtime import engine_module, open_engine
+
+    _, manifest = read_engine(path, key=signing_key())
+    if manifest.part != "classifier":
+        raise ClassifierError(
+            f"{path}: an engine of the {manifest.part}, expected one of a classifier alone: build "
+            "it with --part classifier"
+        )
+    try:
+        module = engine_module(open_engine(path), 0)
+    except BackendUnavailable as error:
+        raise BackendUnavailable(
+            f"{path}: cannot be run here: {error}; give the .onnx the engine was built from"
+        ) from error
+    _, channels, height, width = manifest.inputs["images"]
+    said = {"labels": manifest.class_names, "size": (height, width)}
+    if channels in (1, 3):
+        said["channels"] = channels
+    return _build(path, module, said, options, (path,))
 
 
 def _load_torchscript(path: Path, options: Mapping[str, Any]) -> Classifier:

@@ -165,6 +165,7 @@ class DeviceSearcher:
             method=rules.search,
             exemplars=group.k,
             against_image=group.against_image,
+            elsewhere=self._backend.elsewhere,
         )
         return _Plan(search, self._backend, given=group.ends is not None)
 
@@ -175,6 +176,7 @@ class _Plan:
     def __init__(self, search: GpuSearch, backend: CudaBackend, *, given: bool) -> None:
         self._search = search
         self._backend = backend
+        self._rounds = backend.rounds(search)
         self._given = given
         self._uses = 0
         self._attempts = 0
@@ -236,9 +238,9 @@ class _Plan:
             return _readable(classify(images), self._backend.index)
 
         self._logits = logits_of(search.images)
-        search.begin(self._logits, self._given, stream=queue)
+        self._rounds.begin(self._logits, self._given, queue)
         for i in range(search.rounds):
-            search.step(i, logits_of(search.decode(i, stream=queue)), stream=queue)
+            search.step(i, logits_of(self._rounds.decode(i, queue)), stream=queue)
             if ask and search.remaining(stream=queue) == 0:
                 break
         search.finish(stream=queue)

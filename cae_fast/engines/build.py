@@ -222,6 +222,8 @@ def _serialize(
         raise EngineError(_unparsed(parser, flavour))
     config = builder.create_builder_config()
     flavour.set_targets(config, manifest.gpus)
+    # float32 in the graph means float32: TensorFloat-32 has the ten bits of a half.
+    config.clear_flag(trt.BuilderFlag.TF32)
     for smallest, largest in profiles(manifest.max_batch):
         profile = builder.create_optimization_profile()
         for name, shape in manifest.inputs.items():

@@ -66,9 +66,9 @@ def architecture(name: str) -> str:
         return _BY_NAME[without_suffix]
     products = {product.lower(): product for all_of in GPUS.values() for product in all_of}
     near = difflib.get_close_matches(text, [*GPUS, *products], n=1)
-    hint = f", did you mean {products.get(near[0], near[0])}?" if near else ""
+    hint = f", did you mean {products.get(near[0], near[0])}" if near else ""
     known = "; ".join(f"{arch} ({', '.join(of)})" for arch, of in GPUS.items())
-    raise EngineError(f"unknown GPU {name!r}{hint} Known are {known}")
+    raise EngineError(f"unknown GPU {name!r}{hint}; known are {known}")
 
 
 def architectures(names: Sequence[str], served: Sequence[str], builder: str) -> tuple[str, ...]:
