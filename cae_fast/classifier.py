@@ -129,7 +129,8 @@ class Classifier:
 
         Args:
             spec: Path or specification.
-            **options: Arguments of :class:`Classifier` that override what the file says.
+            **options: Arguments of :class:`Classifier` that override what the file says, and
+                `isolate=True`: an `.onnx` that is not trusted runs in a process of its own.
 
         Raises:
             ClassifierError: No such file, damaged, refused, or of a kind that is not read.

@@ -32,6 +32,10 @@ def load_classifier(spec: str | os.PathLike[str], options: Mapping[str, Any]) ->
     """Loads a classifier; see :meth:`cae_fast.Classifier.load`."""
     text = os.fspath(spec)
     path = Path(text)
+    options = dict(options)
+    isolate = options.pop("isolate", False)
+    if isolate and path.suffix.lower() != ".onnx":
+        raise ClassifierError(f"{text}: only .onnx files are run in a process of their own")
     if not path.exists() and _SPEC.fullmatch(text):
         return _load_function(text, options)
     suffix = path.suffix.lower()
@@ -43,7 +47,9 @@ def load_classifier(spec: str | os.PathLike[str], options: Mapping[str, Any]) ->
         return _load_engine(path, options)
     if path.stat().st_size == 0:
         raise ClassifierError(f"{text}: the file is empty")
-    loader = {".onnx": _load_onnx, ".pt2": _load_exported}.get(suffix, _load_torchscript)
+    if suffix == ".onnx":
+        return _load_onnx(path, options, bool(isolate))
+    loader = {".pt2": _load_exported}.get(suffix, _load_torchscript)
     return loader(path, options)
 
 
@@ -138,21 +144,37 @@ class _OnnxNetwork:
         return self.session.run([self._output], {self._input: feed})[0]
 
 
-def _load_onnx(path: Path, options: Mapping[str, Any]) -> Classifier:
-    """An ONNX file, run by onnxruntime on the CPU."""
-    files = (path, *external_files(path))
+def open_onnx(path: Path) -> _OnnxNetwork:
+    """An ONNX file in onnxruntime, on the CPU; its external data were checked.
+
+    Raises:
+        ClassifierError: The runtime does not take it.
+        MissingExtra: onnxruntime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError:
         raise missing_extra("onnx", "onnxruntime") from None
     try:
-        network = _OnnxNetwork(path, onnxruntime)
+        return _OnnxNetwork(path, onnxruntime)
     except ClassifierError:
         raise
     except Exception as error:
         raise ClassifierError(
             f"{path}: onnxruntime cannot load it ({_first_line(error)})"
         ) from error
+
+
+def _load_onnx(path: Path, options: Mapping[str, Any], isolate: bool) -> Classifier:
+    """An ONNX file, run by onnxruntime on the CPU: here, or in a process of its own."""
+    files = (path, *external_files(path))
+    if isolate:
+        from .isolated_onnx import IsolatedNetwork
+
+        child = IsolatedNetwork(path)
+        said = parse_metadata(path, child.metadata)
+        return _fit_input(path, child, child.shape, said, options, files)
+    network = open_onnx(path)
     said = parse_metadata(
         path, network.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     )

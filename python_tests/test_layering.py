@@ -63,6 +63,7 @@ LAYERS = (
         "classifier_files",
         "engines",
         "export",
+        "isolated_onnx",
         "prepared_classifier",
         "testing",
     ),

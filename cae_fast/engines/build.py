@@ -22,6 +22,7 @@ from .targets import architectures
 from .timing import TimingCache
 
 LARGEST_BATCH = 65_535
+_TURING = "sm75"  # which TensorRT-RTX gives no matrix products in float32
 _WORDS = 200  # characters of a message of TensorRT that are repeated
 
 Progress = Callable[[int, int], None]
@@ -87,7 +88,7 @@ def targets_of(flavour: Flavour, names: Sequence[str]) -> tuple[str, ...]:
             f"{flavour.name} builds for the GPU that is there, and there is none here; "
             "tensorrt_rtx builds without one: pip install 'cae_fast[tensorrt-rtx]'"
         )
-    return served
+    return tuple(gpu for gpu in served if gpu != _TURING)  # no backend of ours runs there
 
 
 def describe(request: EngineRequest, flavour: Flavour) -> tuple[Manifest, Any]:
@@ -107,6 +108,7 @@ def describe(request: EngineRequest, flavour: Flavour) -> tuple[Manifest, Any]:
         classifier=request.classifier,
         precision=request.precision,
         phases=request.phases,
+        half_products=_TURING in gpus,
     )
     classifier = request.classifier
     return (
@@ -239,8 +241,10 @@ def _serialize(
         timing.attach(config, flavour, manifest.gpus)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
+        instead = f"; {INSTEAD}" if manifest.part == "decoder-classifier" else ""
         raise EngineError(
             f"{flavour.name} {flavour.version} cannot build the {manifest.part} ({log.last()})"
+            f"{instead}"
         )
     if timing is not None and flavour.has_timing_cache:
         timing.keep(config, flavour, manifest.gpus)

@@ -51,6 +51,7 @@ def build_onnx(
     classifier: Classifier | None = None,
     precision: str = "fp32",
     phases: bool = False,
+    half_products: bool = False,
 ) -> Any:
     """The ONNX model of a part, checked.
 
@@ -65,6 +66,7 @@ def build_onnx(
             Inputs and outputs are float32, the classifier is as its file is.
         phases: Convolve the upsampling layers at their source's size, to the same result with a
             third of the products.
+        half_products: With "fp16", matrix products in half precision as well.
 
     Returns:
         An `onnx.ModelProto` whose first axes are free, named "batch".
@@ -91,7 +93,7 @@ def build_onnx(
         _describe(behind, metadata)
         return behind
     opset = OPSET if behind is None else behind.opset_import[0].version
-    graph = Graph(precision=precision, opset=opset)
+    graph = Graph(precision=precision, opset=opset, half_products=half_products)
     if part == "encoder":
         add_encoder(graph, model)
         return graph.finish("encoder", metadata)

@@ -46,17 +46,21 @@ class Graph:
     Values are named by text; each method returns the name of what it computes.
     """
 
-    def __init__(self, *, precision: str, opset: int = OPSET) -> None:
+    def __init__(
+        self, *, precision: str, opset: int = OPSET, half_products: bool = False
+    ) -> None:
         """Starts an empty graph.
 
         Args:
             precision: "fp32" or "fp16", of convolutions.
             opset: Version of the operators, `OPSET` to `LATEST_OPSET`.
+            half_products: Matrix products in half precision as well, with "fp16".
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         self._onnx = import_onnx()
         self.half = precision == "fp16"
+        self._half_products = self.half and half_products
         self.opset = opset
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
@@ -179,14 +183,16 @@ class Graph:
         return self.node("Add", scaled, self.constant(_column(beta), np.float32))
 
     def linear(self, value: str, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> str:
-        """value [N, in] -> [N, out] in float32."""
-        return self.node(
+        """value [N, in] -> [N, out], both float32."""
+        dtype = np.float16 if self._half_products else np.float32
+        product = self.node(
             "Gemm",
-            value,
-            self.constant(weight, np.float32),
-            self.constant(bias, np.float32),
+            self.to_half(value) if self._half_products else value,
+            self.constant(weight, dtype),
+            self.constant(bias, dtype),
             transB=1,
         )
+        return self.to_float(product) if self._half_products else product
 
     def finish(self, name: str, metadata: dict[str, str], *, check: bool = True) -> Any:
         """The model; with `check`, checked by `onnx.checker` with its shapes inferred."""
