@@ -88,12 +88,14 @@ def classifier_model(classifier: Classifier, config: CAEConfig) -> Any:
             onnx.compose.add_prefix(last, "after/", rename_outputs=False),
             io_map=[(f"net/{wanted}", "after/raw")],
         )
+        _check_classes(joined, config, name)
         onnx.checker.check_model(joined, full_check=True)
+    except ClassifierError:
+        raise
     except Exception as error:  # onnx raises several kinds
         raise ClassifierError(
             f"{name}: its ONNX network cannot be joined ({_first_line(error)}); {INSTEAD}"
         ) from error
-    _check_classes(joined, config, name)
     return joined
 
 

@@ -169,18 +169,20 @@ class Graph:
         self, value: str, gamma: npt.NDArray[Any], beta: npt.NDArray[Any], count: int
     ) -> str:
         """(x - mean) / (unbiased std + eps) over the `count` values of a sample, float32."""
-        axes = self.integers(1, 2, 3)
-        mean = self.node("ReduceMean", value, axes, keepdims=1)
-        centred = self.node("Sub", value, mean)
-        variance = self.node(
-            "ReduceMean", self.node("Mul", centred, centred), axes, keepdims=1
-        )
+        centred = self.node("Sub", value, self._mean(value))
+        variance = self._mean(self.node("Mul", centred, centred))
         unbiased = self.node("Mul", variance, self.floats(count / (count - 1)))
         spread = self.node("Add", self.node("Sqrt", unbiased), self.floats(NORM_EPS))
         scaled = self.node(
             "Mul", self.node("Div", centred, spread), self.constant(_column(gamma), np.float32)
         )
         return self.node("Add", scaled, self.constant(_column(beta), np.float32))
+
+    def _mean(self, value: str) -> str:
+        """Of each sample, axis by axis: millions of values in one float32 sum err by 4e-5."""
+        for axis in (3, 2, 1):
+            value = self.node("ReduceMean", value, self.integers(axis), keepdims=1)
+        return value
 
     def linear(self, value: str, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> str:
         """value [N, in] -> [N, out], both float32."""
