@@ -51,16 +51,15 @@ def edited(engine: Path, **values: Any) -> None:
     """Changes the manifest; None removes a field."""
     path = manifest_path(engine)
     said = json.loads(path.read_text())
-    said = {name: value for name, value in (said | values).items() if value is not None}
+    said |= values
+    said = {name: said[name] for name in said if values.get(name, "") is not None}
     path.write_text(json.dumps(said))
 
 
 def test_what_was_written_comes_back(engine: Path) -> None:
     plan, manifest = read_engine(engine)
     assert plan == PLAN
-    assert manifest == dataclasses.replace(
-        MANIFEST, size_bytes=len(PLAN), sha256=manifest.sha256
-    )
+    assert manifest == dataclasses.replace(MANIFEST, size_bytes=len(PLAN), sha256=manifest.sha256)
     for path in (engine, manifest_path(engine)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert sorted(path.name for path in engine.parent.iterdir()) == ["e.engine", "e.engine.json"]

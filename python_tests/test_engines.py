@@ -373,9 +373,7 @@ def test_build_engine_refuses(
 
 
 @pytest.mark.tensorrt
-def test_signed_by_the_command_line(
-    tmp_path: Path, workspace: Workspace, flavour: Flavour
-) -> None:
+def test_signed_by_the_command_line(tmp_path: Path, workspace: Workspace, flavour: Flavour) -> None:
     key = tmp_path / "key"
     key.write_bytes(KEY)
     key.chmod(0o600)

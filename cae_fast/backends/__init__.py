@@ -149,7 +149,9 @@ def _check_precision(name: str, precision: str) -> None:
     }[name]
     if dtype is None or dtype in served:
         return
-    has = {"float16": "'cuda' or 'tensorrt'", "float32": "'cpu' or 'torch'", "float64": "'torch'"}[dtype]
+    has = {"float16": "'cuda' or 'tensorrt'", "float32": "'cpu' or 'torch'", "float64": "'torch'"}[
+        dtype
+    ]
     own = {
         "cpu": "fp32",
         "cuda": "fp16",

@@ -227,9 +227,7 @@ class EngineRounds:
         self._used.update((id(context), context) for context in contexts)
 
 
-def _engines(
-    model: CAE, index: int, max_batch: int, precision: str
-) -> tuple[Network, Network]:
+def _engines(model: CAE, index: int, max_batch: int, precision: str) -> tuple[Network, Network]:
     """The engines for a GPU of this machine."""
     from ..engine_files import signing_key
     from ..engines.build import EngineRequest

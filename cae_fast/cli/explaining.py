@@ -22,7 +22,9 @@ def explain(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="model.safetensors.")],
     classifier: Annotated[
         str,
-        typer.Argument(metavar="CLASSIFIER", help=".onnx, .pt2, TorchScript, .engine or module:function."),
+        typer.Argument(
+            metavar="CLASSIFIER", help=".onnx, .pt2, TorchScript, .engine or module:function."
+        ),
     ],
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")

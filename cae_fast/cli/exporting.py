@@ -45,9 +45,7 @@ def export(
             "classifier decoder-classifier."
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="FILE.onnx to write.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="FILE.onnx to write.")] = None,
     triton: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write a Triton model repository with all parts."),

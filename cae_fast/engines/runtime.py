@@ -72,7 +72,9 @@ def gpu_of(index: int) -> str:
 
         status = _backend.cuda_status()
         why = status["error"] or status["reason"] or f"only {len(gpus)} found"
-        raise BackendUnavailable(f"TensorRT engines run on NVIDIA GPUs, there is no {index} ({why})")
+        raise BackendUnavailable(
+            f"TensorRT engines run on NVIDIA GPUs, there is no {index} ({why})"
+        )
     return gpus[index]
 
 

@@ -114,9 +114,7 @@ def export_onnx(
     phases: bool = False,
 ) -> Exported:
     """Writes a part as an ONNX file; arguments and errors as of :func:`build_onnx`."""
-    built = build_onnx(
-        model, part, classifier=classifier, precision=precision, phases=phases
-    )
+    built = build_onnx(model, part, classifier=classifier, precision=precision, phases=phases)
     data = serialized(built)
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)

@@ -43,6 +43,8 @@ def classifier_model(classifier: Classifier, config: CAEConfig) -> Any:
     agree({"model": config.class_names, "classifier": classifier.labels}, error=ClassifierError)
     network = _of_opset(_network(classifier, config), name)
     opset = _opset(network)
+    for index, node in enumerate(network.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"  # to be named where it is refused
     given = [value for value in network.graph.input if not _is_constant(network, value.name)]
     names = [value.name for value in network.graph.output]
     if len(given) != 1 or not names:

@@ -46,9 +46,7 @@ class Graph:
     Values are named by text; each method returns the name of what it computes.
     """
 
-    def __init__(
-        self, *, precision: str, opset: int = OPSET, half_products: bool = False
-    ) -> None:
+    def __init__(self, *, precision: str, opset: int = OPSET, half_products: bool = False) -> None:
         """Starts an empty graph.
 
         Args:
@@ -199,9 +197,7 @@ class Graph:
     def finish(self, name: str, metadata: dict[str, str], *, check: bool = True) -> Any:
         """The model; with `check`, checked by `onnx.checker` with its shapes inferred."""
         helper = self._onnx.helper
-        graph = helper.make_graph(
-            self._nodes, name, self._inputs, self._outputs, self._constants
-        )
+        graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._constants)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", self.opset)],

@@ -88,9 +88,7 @@ def write_repository(
     return platforms
 
 
-def configuration(
-    name: str, platform: str, max_batch: int, inputs: Shapes, outputs: Shapes
-) -> str:
+def configuration(name: str, platform: str, max_batch: int, inputs: Shapes, outputs: Shapes) -> str:
     """A `config.pbtxt`; the first axis of every tensor is Triton's batch."""
     lines = [f'name: "{name}"', f'platform: "{platform}"', f"max_batch_size: {max_batch}"]
     for what, shapes in (("input", inputs), ("output", outputs)):
@@ -102,9 +100,7 @@ def configuration(
             if len(shape) == 1:
                 lines.append("  reshape { shape: [ ] }")
             lines.append("}")
-    lines.append(
-        f"dynamic_batching {{ max_queue_delay_microseconds: {_QUEUE_DELAY_US} }}"
-    )
+    lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {_QUEUE_DELAY_US} }}")
     return "\n".join(lines) + "\n"
 
 
