@@ -267,7 +267,7 @@ def _exported_input(program: Any) -> list[Any]:
 
 
 def _load_engine(path: Path, options: Mapping[str, Any]) -> Classifier:
-    """A classifier that `cae-fast build-engine --part classifier` made, run by TensorRT on a GPU."""
+    """A classifier of `cae-fast build-engine --part classifier`, run by TensorRT on a GPU."""
     from .engine_files import read_engine, signing_key
     from .engines.runtime import engine_module, open_engine
 
@@ -284,7 +284,7 @@ def _load_engine(path: Path, options: Mapping[str, Any]) -> Classifier:
             f"{path}: cannot be run here: {error}; give the .onnx the engine was built from"
         ) from error
     _, channels, height, width = manifest.inputs["images"]
-    said = {"labels": manifest.class_names, "size": (height, width)}
+    said: dict[str, Any] = {"labels": manifest.class_names, "size": (height, width)}
     if channels in (1, 3):
         said["channels"] = channels
     return _build(path, module, said, options, (path,))

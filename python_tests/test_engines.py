@@ -225,7 +225,7 @@ def test_profiles() -> None:
 @pytest.mark.tensorrt
 @pytest.mark.parametrize("batch", [0, -1, True, 2.0, 65_536])
 def test_wrong_batch(tmp_path: Path, flavour: Flavour, batch: Any) -> None:
-    with pytest.raises(EngineError, match="max_batch must be an integer in 1..65535"):
+    with pytest.raises(EngineError, match=r"max_batch must be an integer in 1\.\.65535"):
         build_engine(request(max_batch=batch), tmp_path / "e.engine", flavour)
 
 
@@ -291,7 +291,7 @@ def test_runtime_sees_no_byte_of_a_bad_file(
 
     monkeypatch.setattr(flavour.module, "Runtime", seen)
     monkeypatch.setattr("cae_fast.engines.runtime.present_gpus", lambda: ("sm86",))
-    with pytest.raises(EngineError, match="built for sm89, this GPU is sm86; .*--gpu sm86"):
+    with pytest.raises(EngineError, match=r"built for sm89, this GPU is sm86; .*--gpu sm86"):
         open_engine(path)
     other = Flavour(flavour.name, "0.0.1", flavour.module)
     with pytest.raises(EngineError, match=r"here is tensorrt_rtx 0\.0\.1, which cannot read it"):
@@ -308,7 +308,7 @@ def test_runtime_sees_no_byte_of_a_bad_file(
 def test_without_a_gpu_the_backend_and_an_engine_say_so(tmp_path: Path, flavour: Flavour) -> None:
     if cf.info()["cuda"]["devices"]:
         pytest.skip("there is a GPU here")
-    with pytest.raises(cf.BackendUnavailable, match="backend 'tensorrt': .*NVIDIA GPUs"):
+    with pytest.raises(cf.BackendUnavailable, match=r"backend 'tensorrt': .*NVIDIA GPUs"):
         cf.Explainer(toy_model(), lambda images: images, backend="tensorrt")
     build_engine(request(), tmp_path / "d.engine", flavour)
     with pytest.raises(cf.BackendUnavailable, match="there is no 0"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 
-from ..errors import BackendUnavailable, missing_extra
+from ..errors import missing_extra
 from ..model import CAE, CAEConfig
 from .base import Backend, DecodeSession
 
@@ -47,7 +47,7 @@ def select_backend(
 
     Args:
         name: "cpu", "cuda" (the native engine on an NVIDIA GPU of compute capability 8.0 or later),
-            "torch", "tensorrt" (engines from the folder of `CAE_ENGINES`, built where none fits), or
+            "torch", "tensorrt" (engines of the folder `CAE_ENGINES`, built where none fits), or
             "auto": "cuda" where it can run, computes a small network as the CPU does, and `device`
             and `precision` allow, else "cpu".
         model: Configuration and weights.
@@ -56,9 +56,9 @@ def select_backend(
             emulator on the CPU, for tests, which only a build for tests has. "cpu" or None for
             "cpu".
         precision: "auto"; "fp16" (what "cuda" computes in: halves as operands, float32 sums; of
-            "tensorrt" the default); "fp32"; "exact" (float32 by direct sums: "cpu" then has a third of the rounding error
-            and takes more than three times the time; "torch" sums directly anyway), or "fp64"
-            ("torch" only).
+            "tensorrt" the default); "fp32"; "exact" (float32 by direct sums: "cpu" then has a third
+            of the rounding error and takes more than three times the time; "torch" sums directly
+            anyway), or "fp64" ("torch" only).
         max_batch: The most images or path points in flight; None chooses by the size of the model.
 
     Returns:

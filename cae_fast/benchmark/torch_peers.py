@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..export.torch_onnx import silenced
 from ..model import CAE
 from ..networks import CAEModule
-from ..export.torch_onnx import silenced
 from ..training.classifier_export import import_onnx
 from .tasks import Arrays, ExplainTask, NetworkTask, network_task
 

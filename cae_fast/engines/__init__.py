@@ -2,5 +2,5 @@
 """TensorRT engines: built by `tensorrt` or `tensorrt_rtx`, checked before they are run.
 
 `targets` knows GPUs by name, `flavours` what differs between the packages, `build` builds, `cache`
-finds the engine that fits, `runtime` runs it. Files are read and written by `cae_fast.engine_files`.
+finds the engine that fits, `runtime` runs it. `cae_fast.engine_files` reads and writes files.
 """

@@ -94,7 +94,8 @@ def cuda_torch(index: int) -> Any:
             f"TensorRT engines work in memory of torch, and this torch ({torch.__version__}) sees "
             f"no GPU {index}: install a build of torch with CUDA"
         )
-    torch.cuda.init()
+    cuda: Any = torch.cuda
+    cuda.init()
     return torch
 
 
@@ -192,8 +193,8 @@ class EngineContext:
                 or tensor.device.index != self._index
             ):
                 raise EngineError(
-                    f"{name} must be float32 {list(shape)} on cuda:{self._index}, C-contiguous, got "
-                    f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+                    f"{name} must be float32 {list(shape)} on cuda:{self._index}, C-contiguous, "
+                    f"got {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
                 )
             self._context.set_tensor_address(name, tensor.data_ptr())
         if not self._context.execute_async_v3(stream):
@@ -224,8 +225,9 @@ def engine_module(engine: Engine, index: int) -> Any:
     A module is what may be captured in the graph of a search.
     """
     torch = cuda_torch(index)
+    base: Any = torch.nn.Module
 
-    class EngineModule(torch.nn.Module):  # type: ignore[misc]
+    class EngineModule(base):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             where = torch.empty(0, device=f"cuda:{index}")  # says where tensors belong

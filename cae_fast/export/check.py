@@ -52,10 +52,10 @@ def check_file(model: CAE, exported: Exported, classifier: Classifier | None) ->
         expected = {"images": images}
     found = dict(zip(exported.outputs, session.run(list(exported.outputs), feed), strict=True))
     if classifier is not None and "logits" in found:
-        seen = found["images"] if "images" in found else images
+        seen = found.get("images", images)
         expected["logits"] = classifier(seen)
     return {
-        name: float(np.linalg.norm(found[name] - exact) / max(np.linalg.norm(exact), 1e-30))
+        name: float(np.linalg.norm(found[name] - exact) / max(float(np.linalg.norm(exact)), 1e-30))
         for name, exact in expected.items()
         if name in found
     }

@@ -183,7 +183,7 @@ class Graph:
         return value
 
     def linear(self, value: str, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> str:
-        """value [N, in] -> [N, out], both float32."""
+        """Matrix product: value [N, in] -> [N, out], both float32."""
         dtype = np.float16 if self._half_products else np.float32
         product = self.node(
             "Gemm",

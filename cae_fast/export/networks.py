@@ -20,7 +20,7 @@ _PHASES = (((0, 1), (2, 3), (4,)), ((0,), (1, 2), (3, 4)))
 
 
 def add_encoder(graph: Graph, model: CAE) -> None:
-    """images [N, C, S, S] -> individual [N, 4w, S / 4, S / 4], class_code [N, D]."""
+    """Nodes of images [N, C, S, S] -> individual [N, 4w, S / 4, S / 4], class_code [N, D]."""
     config, weights = model.config, model.weights
     images = graph.to_half(graph.input("images", (BATCH, *config.image_shape)))
     individual = _individual_code(graph, images, config, weights)
