@@ -251,3 +251,29 @@ def resize_weights(source: int, target: int) -> Float32:
     weights = np.maximum(1.0 - distance, 0.0)
     weights /= weights.sum(axis=1, keepdims=True)
     return weights.astype(np.float32)
+
+
+def with_grey(images: Any, good: npt.NDArray[np.bool_]) -> Any:
+    """Images [n, C, S, S], C-contiguous; grey where not good, so that others keep their company."""
+    if kind_of(images) != "torch":
+        images = np.ascontiguousarray(images)
+        return images if good.all() else np.where(good[:, None, None, None], images, np.float32(0))
+    if good.all():
+        return images
+    import torch
+
+    there = torch.from_numpy(good).to(images.device)
+    return torch.where(there[:, None, None, None], images, 0.0)
+
+
+def put_rows(
+    target: Any, rows: npt.NDArray[np.int64], values: Any, chosen: npt.NDArray[np.bool_]
+) -> None:
+    """Writes the `chosen` rows of `values` into `rows` of `target`, both of one kind."""
+    if kind_of(target) != "torch":
+        target[rows] = values[chosen]
+        return
+    import torch
+
+    there = torch.from_numpy(rows).to(target.device)
+    target[there] = values[torch.from_numpy(np.flatnonzero(chosen)).to(target.device)]

@@ -140,11 +140,13 @@ class Classifier:
 
         Args:
             spec: Path or specification.
-            **options: Arguments of :class:`Classifier` that override what the file says.
+            **options: Arguments of :class:`Classifier` that override what the file says, and
+                `isolate=True`: an `.onnx` that is not trusted runs in a process of its own.
 
         Raises:
             ClassifierError: No such file, damaged, refused, or of a kind that is not read.
-            BackendUnavailable: A TensorRT engine, which this version does not run.
+            EngineError: A TensorRT engine that is damaged, unsigned, or for another place.
+            BackendUnavailable: A TensorRT engine where none can be run.
             MissingExtra: The library for this kind of file is not installed.
         """
         from .classifier_files import load_classifier

@@ -94,6 +94,8 @@ class ClassifierCalls:
         backend, place = self.backend, None
         if not isinstance(backend, CudaBackend) or not self.gets_device_tensors:
             return None
+        if backend.elsewhere:
+            return None  # another decoder draws them
         if self.is_module:
             place = module_place(self.classifier.function)
         if place is not None and str(place[0]) != self.torch_device:

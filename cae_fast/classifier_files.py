@@ -25,13 +25,17 @@ METADATA_KEY = "cae_fast.classifier"
 METADATA_FILE = "cae_fast.classifier.json"
 _FILE_OPTIONS = ("labels", "size", "channels", "outputs", "mean", "std")
 _SPEC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-KINDS = ".onnx, .pt2 (torch.export), TorchScript .pt, or module:function"
+KINDS = ".onnx, .pt2 (torch.export), TorchScript .pt, .engine, or module:function"
 
 
 def load_classifier(spec: str | os.PathLike[str], options: Mapping[str, Any]) -> Classifier:
     """Loads a classifier; see :meth:`cae_fast.Classifier.load`."""
     text = os.fspath(spec)
     path = Path(text)
+    options = dict(options)
+    isolate = options.pop("isolate", False)
+    if isolate and path.suffix.lower() != ".onnx":
+        raise ClassifierError(f"{text}: only .onnx files are run in a process of their own")
     if not path.exists() and _SPEC.fullmatch(text):
         return _load_function(text, options)
     suffix = path.suffix.lower()
@@ -40,13 +44,12 @@ def load_classifier(spec: str | os.PathLike[str], options: Mapping[str, Any]) ->
     if not path.is_file():
         raise ClassifierError(f"{text}: no such file")
     if suffix == ".engine":
-        raise BackendUnavailable(
-            f"{text}: TensorRT engines are not run by this version; give the .onnx the engine was "
-            "built from"
-        )
+        return _load_engine(path, options)
     if path.stat().st_size == 0:
         raise ClassifierError(f"{text}: the file is empty")
-    loader = {".onnx": _load_onnx, ".pt2": _load_exported}.get(suffix, _load_torchscript)
+    if suffix == ".onnx":
+        return _load_onnx(path, options, bool(isolate))
+    loader = {".pt2": _load_exported}.get(suffix, _load_torchscript)
     return loader(path, options)
 
 
@@ -94,7 +97,7 @@ class _OnnxNetwork:
     """An onnxruntime session, created once per process: its threads do not survive a fork."""
 
     def __init__(self, path: Path, runtime: Any) -> None:
-        self._path = path
+        self.path = path
         self._runtime = runtime
         self._open()
 
@@ -108,14 +111,14 @@ class _OnnxNetwork:
         # Spinning threads would take the cores from the decoder between two calls.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = self._runtime.InferenceSession(
-            str(self._path), sess_options=options, providers=["CPUExecutionProvider"]
+            str(self.path), sess_options=options, providers=["CPUExecutionProvider"]
         )
         self._process = os.getpid()
         given = self.session.get_inputs()
         outputs = [output.name for output in self.session.get_outputs()]
         if len(given) != 1 or not outputs:
             raise ClassifierError(
-                f"{self._path}: the network has {len(given)} inputs and {len(outputs)} outputs, "
+                f"{self.path}: the network has {len(given)} inputs and {len(outputs)} outputs, "
                 "expected one input"
             )
         self._input = given[0].name
@@ -128,7 +131,7 @@ class _OnnxNetwork:
         }
         if given[0].type not in kinds:
             raise ClassifierError(
-                f"{self._path}: its input is {given[0].type}, expected tensor(float)"
+                f"{self.path}: its input is {given[0].type}, expected tensor(float)"
             )
         self._dtype = kinds[given[0].type]
 
@@ -141,21 +144,37 @@ class _OnnxNetwork:
         return self.session.run([self._output], {self._input: feed})[0]
 
 
-def _load_onnx(path: Path, options: Mapping[str, Any]) -> Classifier:
-    """An ONNX file, run by onnxruntime on the CPU."""
-    files = (path, *external_files(path))
+def open_onnx(path: Path) -> _OnnxNetwork:
+    """An ONNX file in onnxruntime, on the CPU; its external data were checked.
+
+    Raises:
+        ClassifierError: The runtime does not take it.
+        MissingExtra: onnxruntime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError:
         raise missing_extra("onnx", "onnxruntime") from None
     try:
-        network = _OnnxNetwork(path, onnxruntime)
+        return _OnnxNetwork(path, onnxruntime)
     except ClassifierError:
         raise
     except Exception as error:
         raise ClassifierError(
             f"{path}: onnxruntime cannot load it ({_first_line(error)})"
         ) from error
+
+
+def _load_onnx(path: Path, options: Mapping[str, Any], isolate: bool) -> Classifier:
+    """An ONNX file, run by onnxruntime on the CPU: here, or in a process of its own."""
+    files = (path, *external_files(path))
+    if isolate:
+        from .isolated_onnx import IsolatedNetwork
+
+        child = IsolatedNetwork(path)
+        said = parse_metadata(path, child.metadata)
+        return _fit_input(path, child, child.shape, said, options, files)
+    network = open_onnx(path)
     said = parse_metadata(
         path, network.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     )
@@ -197,24 +216,45 @@ def _import_torch() -> Any:
     return torch
 
 
-def _load_exported(path: Path, options: Mapping[str, Any]) -> Classifier:
-    """A torch.export archive, after the checks that keep its loader from unpickling objects."""
+def open_exported(path: Path) -> tuple[Any, dict[str, Any]]:
+    """A torch.export archive, after the checks that keep its loader from unpickling objects.
+
+    Returns:
+        The `torch.export.ExportedProgram`, and what cae_fast wrote about it.
+
+    Raises:
+        ClassifierError: Damaged or refused.
+        MissingExtra: torch is not installed.
+    """
     torch = _import_torch()
     check_archive(path, torch)
     extra: dict[str, Any] = {METADATA_FILE: ""}
     try:
         program = torch.export.load(str(path), extra_files=extra)
-        network = program.module()
     except Exception as error:
         raise ClassifierError(
             f"{path}: torch.export cannot load it ({_first_line(error)})"
         ) from error
-    said = parse_metadata(path, extra.get(METADATA_FILE))
+    return program, parse_metadata(path, extra.get(METADATA_FILE))
+
+
+class _ExportedNetwork:
+    """An exported program as a plain function: its module refuses eval()."""
+
+    def __init__(self, path: Path, program: Any) -> None:
+        self.path = path
+        self._network = program.module()
+
+    def __call__(self, images: Any) -> Any:
+        return self._network(images)
+
+
+def _load_exported(path: Path, options: Mapping[str, Any]) -> Classifier:
+    """A torch.export archive."""
+    program, said = open_exported(path)
     shape = _exported_input(program)
-    # An exported module refuses eval(): call it as a plain function.
-    return _fit_input(
-        path, lambda images: network(images), shape, said, {"arrays": "torch", **options}, (path,)
-    )
+    network = _ExportedNetwork(path, program)
+    return _fit_input(path, network, shape, said, {"arrays": "torch", **options}, (path,))
 
 
 def _exported_input(program: Any) -> list[Any]:
@@ -224,6 +264,30 @@ def _exported_input(program: Any) -> list[Any]:
         if len(names) == 1 and node.op == "placeholder" and node.name == names[0]:
             return [dim if type(dim) is int else None for dim in node.meta["val"].shape]
     return [None] * len(names)
+
+
+def _load_engine(path: Path, options: Mapping[str, Any]) -> Classifier:
+    """A classifier of `cae-fast build-engine --part classifier`, run by TensorRT on a GPU."""
+    from .engine_files import read_engine, signing_key
+    from .engines.runtime import engine_module, open_engine
+
+    _, manifest = read_engine(path, key=signing_key())
+    if manifest.part != "classifier":
+        raise ClassifierError(
+            f"{path}: an engine of the {manifest.part}, expected one of a classifier alone: build "
+            "it with --part classifier"
+        )
+    try:
+        module = engine_module(open_engine(path), 0)
+    except BackendUnavailable as error:
+        raise BackendUnavailable(
+            f"{path}: cannot be run here: {error}; give the .onnx the engine was built from"
+        ) from error
+    _, channels, height, width = manifest.inputs["images"]
+    said: dict[str, Any] = {"labels": manifest.class_names, "size": (height, width)}
+    if channels in (1, 3):
+        said["channels"] = channels
+    return _build(path, module, said, options, (path,))
 
 
 def _load_torchscript(path: Path, options: Mapping[str, Any]) -> Classifier:

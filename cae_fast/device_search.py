@@ -189,6 +189,7 @@ class DeviceSearcher:
             vertices=2 if group.paths is None else group.paths.shape[1],
             against_image=group.against_image,
             classifier_input=None if group.form is None else group.form.to_dict(),
+            elsewhere=self._backend.elsewhere,
         )
         return _Plan(search, self._backend, given=group.paths is not None)
 
@@ -199,6 +200,7 @@ class _Plan:
     def __init__(self, search: GpuSearch, backend: CudaBackend, *, given: bool) -> None:
         self._search = search
         self._backend = backend
+        self._rounds = backend.rounds(search)
         self._given = given
         self._uses = 0
         self._attempts = 0
@@ -255,9 +257,9 @@ class _Plan:
             return _readable(classify(images, form), self._backend.index)
 
         self._logits = logits_of(search.images, None)
-        search.begin(self._logits, self._given, stream=queue)
+        self._rounds.begin(self._logits, self._given, queue)
         for i in range(search.rounds):
-            points = search.decode(i, stream=queue)
+            points = self._rounds.decode(i, queue)
             search.step(i, logits_of(points, group.form), stream=queue)
             if ask and search.remaining(stream=queue) == 0:
                 break

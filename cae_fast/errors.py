@@ -29,6 +29,10 @@ class ClassifierError(CAEError):
     """A classifier cannot be loaded, raised, or returned something else than logits [N, K]."""
 
 
+class EngineError(CAEError):
+    """A TensorRT engine cannot be built, or its file is damaged, foreign, stale or not signed."""
+
+
 class OutOfMemory(MemoryError):
     """Something does not fit into memory, not even one image at a time; the message says what."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Float32, kind_of, like, to_numpy
+from .arrays import Float32, kind_of, like, put_rows, to_numpy, with_grey
 from .backends import Backend, DecodeSession
 from .backends.cuda import CudaBackend
 from .classifier_input import InputForm
@@ -163,7 +163,7 @@ class ExplainJob:
         good = np.array([why is None for why in self.reasons[part]])
         if not good.any():
             return
-        images = _with_grey(self.images[part], good)
+        images = with_grey(self.images[part], good)
         if self.on_device is not None:
             searched = self._search_on_device(first, images, good)
         else:
@@ -335,8 +335,8 @@ class ExplainJob:
         result.status[where] = status
         result.reached_class[where] = found.reached_class[good]
         result.evaluations[where] = found.evaluations[good]
-        _put(result.counterfactual, where, found.counterfactual, good)
-        _put(result.reconstruction, where, found.reconstruction, good)
+        put_rows(result.counterfactual, where, found.counterfactual, good)
+        put_rows(result.reconstruction, where, found.reconstruction, good)
         already = status == "already_target"
         result.logits_counterfactual[where] = np.where(
             already[:, None], result.logits_source[where], found.logits_counterfactual[good]
@@ -355,8 +355,8 @@ class ExplainJob:
                 result.exemplar_names[row] = tuple(self.bank_names[r] for r in used if r >= 0)
         known = np.zeros(len(where), dtype=np.bool_)
         if found.difference is not None and found.saliency is not None:
-            _put(result.difference, where, found.difference, good)
-            _put(result.saliency, where, found.saliency, good)
+            put_rows(result.difference, where, found.difference, good)
+            put_rows(result.saliency, where, found.saliency, good)
             known[:] = ~np.isin(where, self.rescued)
         with self.clock("saliency"):
             shown = where[~known & ~np.isin(status, _NO_DIFFERENCE)]
@@ -374,44 +374,7 @@ class ExplainJob:
                 difference_saliency(counterfactual, reference),
                 strict=True,
             ):
-                _put(target, shown, like(values, target), every)
-
-
-def _with_grey(images: Any, good: npt.NDArray[np.bool_]) -> Any:
-    """Images [n, C, S, S], C-contiguous; grey where not good, so that others keep their company."""
-    if kind_of(images) != "torch":
-        images = np.ascontiguousarray(images)
-        return images if good.all() else np.where(good[:, None, None, None], images, np.float32(0))
-    if good.all():
-        return images
-    import torch
-
-    there = torch.from_numpy(good).to(images.device)
-    return torch.where(there[:, None, None, None], images, 0.0)
-
-
-def _put(
-    target: Any, rows: npt.NDArray[np.int64], values: Any, chosen: npt.NDArray[np.bool_]
-) -> None:
-    """Writes the `chosen` rows of `values` into `rows` of `target`, both of one kind."""
-    if kind_of(target) != "torch":
-        target[rows] = values[chosen]
-        return
-    import torch
-
-    there = torch.from_numpy(rows).to(target.device)
-    target[there] = values[torch.from_numpy(np.flatnonzero(chosen)).to(target.device)]
-
-
-def row_texts(values: Any, count: int, argument: str) -> list[Any] | None:
-    """The entries of an argument with one per image, or None."""
-    if values is None:
-        return None
-    if isinstance(values, str) or len(values) != count:
-        raise ValueError(
-            f"{argument} must be a list of {count}, one for each image, got {values!r:.100}"
-        )
-    return list(values)
+                put_rows(target, shown, like(values, target), every)
 
 
 def stepping_of(on_device: OnDevice | None, backend: Backend) -> str:

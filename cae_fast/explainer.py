@@ -31,7 +31,7 @@ from .classifier_calls import ClassifierCalls
 from .device_search import LARGEST_CODE, DeviceSearcher
 from .errors import ClassifierError
 from .exemplars import Exemplars
-from .explain_job import ExplainJob, OnDevice, row_texts, stepping_of
+from .explain_job import ExplainJob, OnDevice, stepping_of
 from .explanation import Explanation
 from .manifold.paths import GuidedPaths, decode_along
 from .memory import allocate_rows, in_groups

@@ -99,7 +99,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], *, mode: int | None = None) -> Iterator[Path]:
     """Writes a file beside its final name and renames it when the block ends well.
 
     The old file stays untouched until the rename; after an exception the temporary file is removed.
@@ -107,6 +107,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: Final name. Its folder must exist.
+        mode: Permission bits; None is what a new file gets.
 
     Yields:
         Path of the temporary file, to be written by the caller.
@@ -133,7 +134,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield temporary
             with open(temporary, "rb+") as written:
                 os.fsync(written.fileno())
-            os.chmod(temporary, _file_mode())
+            os.chmod(temporary, _file_mode() if mode is None else mode)
             os.replace(temporary, final)
             _sync_directory(final.parent)
         except BaseException:

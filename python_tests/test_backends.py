@@ -77,7 +77,7 @@ def test_attributes() -> None:
         ({"name": "cpu", "precision": "fp8"}, "precision must be one of"),
         (
             {"name": "cpu", "precision": "fp16"},
-            "'fp16' needs backend='cuda'; 'cpu' computes in fp32",
+            "'fp16' needs backend='cuda' or 'tensorrt'; 'cpu' computes in fp32",
         ),
         ({"name": "torch", "precision": "fp16"}, "'fp16' needs backend='cuda'"),
         ({"name": "cuda", "precision": "fp32"}, "'fp32' needs backend='cpu' or 'torch'; 'cuda'"),
@@ -88,6 +88,8 @@ def test_attributes() -> None:
         ({"name": "cuda", "device": "cuda:1x"}, "device must be 'cuda', 'cuda:N' or N"),
         ({"name": "auto", "device": "cuda:99999"}, "device must be 'cuda', 'cuda:N' or N"),
         ({"name": "cpu", "device": "emu"}, "device must be 'cpu' for backend 'cpu'"),
+        ({"name": "tensorrt", "precision": "fp64"}, "'tensorrt' computes in fp16 and fp32"),
+        ({"name": "tensorrt", "device": "emu"}, "device must be 'cuda', 'cuda:N' or N"),
         ({"name": "cpu", "precision": "fp64"}, "needs backend='torch'"),
         ({"name": "cpu", "device": "cuda:0"}, "device must be 'cpu'"),
         ({"name": "auto", "device": "mps"}, "device must be 'cpu'"),
@@ -99,11 +101,6 @@ def test_attributes() -> None:
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         select_backend(model=toy_model(), **options)
-
-
-def test_tensorrt_cannot_run() -> None:
-    with pytest.raises(cf.BackendUnavailable, match=r"'tensorrt' is not part.*backend='torch'"):
-        cf.Explainer(toy_model(), lambda x: x, backend="tensorrt")
 
 
 def test_device_that_torch_cannot_use() -> None:

@@ -342,7 +342,7 @@ def test_other_files(tmp_path: Path) -> None:
     with pytest.raises(cf.ClassifierError, match=r"expected \.onnx, \.pt2"):
         cf.Classifier.load(tmp_path / "c.h5")
     (tmp_path / "c.engine").write_bytes(b"x")
-    with pytest.raises(cf.BackendUnavailable, match=r"\.onnx the engine was built from"):
+    with pytest.raises(ValueError, match=r"c\.engine: has no manifest.*refused unread"):
         cf.Classifier.load(tmp_path / "c.engine")
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(cf.ClassifierError, match="no such file"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 
-from ..errors import BackendUnavailable, missing_extra
+from ..errors import missing_extra
 from ..model import CAE, CAEConfig
 from .base import Backend, DecodeSession
 
@@ -47,17 +47,18 @@ def select_backend(
 
     Args:
         name: "cpu", "cuda" (the native engine on an NVIDIA GPU of compute capability 8.0 or later),
-            "torch", "tensorrt", or "auto": "cuda" where it can run, computes a small network as
-            the CPU does, and `device` and `precision` allow, else "cpu".
+            "torch", "tensorrt" (engines of the folder `CAE_ENGINES`, built where none fits), or
+            "auto": "cuda" where it can run, computes a small network as the CPU does, and `device`
+            and `precision` allow, else "cpu".
         model: Configuration and weights.
         device: Of "torch", what torch knows. Of "cuda", a GPU as "cuda:1" or "1" (None and "cuda"
             are the first; for "auto" the first that is usable), or "emu": its kernels in an
             emulator on the CPU, for tests, which only a build for tests has. "cpu" or None for
             "cpu".
-        precision: "auto"; "fp16" (what "cuda" computes in: halves as operands, float32 sums);
-            "fp32"; "exact" (float32 by direct sums: "cpu" then has a third of the rounding error
-            and takes more than three times the time; "torch" sums directly anyway), or "fp64"
-            ("torch" only).
+        precision: "auto"; "fp16" (what "cuda" computes in: halves as operands, float32 sums; of
+            "tensorrt" the default); "fp32"; "exact" (float32 by direct sums: "cpu" then has a third
+            of the rounding error and takes more than three times the time; "torch" sums directly
+            anyway), or "fp64" ("torch" only).
         max_batch: The most images or path points in flight; None chooses by the size of the model.
 
     Returns:
@@ -84,11 +85,6 @@ def select_backend(
         raise ValueError(f"max_batch must be an integer in 1..{_LARGEST_BATCH}, got {max_batch!r}")
     if device is not None:
         device = str(device)
-    if name == "tensorrt":
-        raise BackendUnavailable(
-            "backend 'tensorrt' is not part of this version of cae_fast; use backend='cuda' or "
-            "backend='torch' with device='cuda' for the GPU, or backend='cpu'"
-        )
     if name == "auto":
         name, device = _choose(device, precision)
     _check_precision(name, precision)
@@ -99,6 +95,15 @@ def select_backend(
 
         index = None if device == EMULATOR else _gpu_index(device)
         return CudaBackend(model, index=index, max_batch=max_batch)
+    if name == "tensorrt":
+        from .tensorrt import TensorRTBackend
+
+        return TensorRTBackend(
+            model,
+            index=_gpu_index(device),
+            max_batch=max_batch,
+            precision="fp32" if _PRECISIONS[precision] == "float32" else "fp16",
+        )
     if device not in (None, "cpu"):
         raise ValueError(f"device must be 'cpu' for backend 'cpu', got {device!r}")
     from .native import NativeBackend
@@ -136,11 +141,23 @@ def _choose(device: str | None, precision: str) -> tuple[str, str | None]:
 def _check_precision(name: str, precision: str) -> None:
     """Refuses a precision that a backend does not have, naming the one that has."""
     dtype = _PRECISIONS[precision]
-    served = {"cpu": ("float32",), "cuda": ("float16",), "torch": ("float32", "float64")}[name]
+    served = {
+        "cpu": ("float32",),
+        "cuda": ("float16",),
+        "tensorrt": ("float16", "float32"),
+        "torch": ("float32", "float64"),
+    }[name]
     if dtype is None or dtype in served:
         return
-    has = {"float16": "'cuda'", "float32": "'cpu' or 'torch'", "float64": "'torch'"}[dtype]
-    own = {"cpu": "fp32", "cuda": "fp16", "torch": "fp32 and fp64"}[name]
+    has = {"float16": "'cuda' or 'tensorrt'", "float32": "'cpu' or 'torch'", "float64": "'torch'"}[
+        dtype
+    ]
+    own = {
+        "cpu": "fp32",
+        "cuda": "fp16",
+        "tensorrt": "fp16 and fp32",
+        "torch": "fp32 and fp64",
+    }[name]
     raise ValueError(f"precision {precision!r} needs backend={has}; {name!r} computes in {own}")
 
 
@@ -148,7 +165,7 @@ def _gpu_index(device: str | None) -> int:
     """Index in "cuda", "cuda:N" or "N"."""
     digits = "0" if device in (None, "cuda") else str(device).removeprefix("cuda:")
     if not (digits.isascii() and digits.isdecimal()) or len(digits) > 4:
-        raise ValueError(f"device must be 'cuda', 'cuda:N' or N for backend 'cuda', got {device!r}")
+        raise ValueError(f"device must be 'cuda', 'cuda:N' or N on a GPU, got {device!r}")
     return int(digits)
 
 

@@ -17,10 +17,11 @@ from ..arrays import Float32, Int32, is_device_array, kind_of, to_numpy
 from ..errors import BackendUnavailable, ExtensionMissing
 from ..memory import try_halves
 from ..model import CAE
-from .base import CodeArray
+from .base import CodeArray, DecodeSession
+from .rounds import NativeRounds, Rounds
 
 if TYPE_CHECKING:
-    from .._C_emu import DeviceArray, GpuEngine, GpuSession
+    from .._C_emu import DeviceArray, GpuEngine, GpuSearch, GpuSession
 
 EMULATOR = "emu"
 LEAST_CAPABILITY = (8, 0)
@@ -87,9 +88,10 @@ class CudaBackend:
     """
 
     name = "cuda"
-    dtype = "float16"
-    precision = "fp16"
+    dtype: str = "float16"
+    precision: str = "fp16"
     coarse_batch: int | None = None  # a round of the search costs more than points in it
+    elsewhere = False  # the search's networks are others than the engine's
 
     def __init__(self, model: CAE, *, index: int | None, max_batch: int) -> None:
         """Packs the weights and copies them to the GPU.
@@ -107,13 +109,13 @@ class CudaBackend:
         self.index = index
         self.device = EMULATOR if index is None else f"cuda:{index}"
         if index is not None and (why := why_unusable(index)):
-            raise BackendUnavailable(f"backend 'cuda': {why}; {_INSTEAD}")
+            raise BackendUnavailable(f"backend {self.name!r}: {why}; {_INSTEAD}")
         try:
             module = _backend.gpu_module(emulated=index is None)
         except ExtensionMissing as error:
-            raise BackendUnavailable(f"backend 'cuda' with device={self.device!r}: {error}") from (
-                error
-            )
+            raise BackendUnavailable(
+                f"backend {self.name!r} with device={self.device!r}: {error}"
+            ) from error
         self.module = module  # of the engine, with its searches
         config, weights = model.config.to_dict(), dict(model.weights)
 
@@ -132,7 +134,7 @@ class CudaBackend:
         # Again by its own thread: a classifier may encode what it is given.
         self.turn = threading.RLock()
 
-    def encode(self, images: Any) -> tuple[DeviceArray, Float32]:
+    def encode(self, images: Any) -> tuple[Any, Float32]:
         """Individual codes [N, 4w, S / 4, S / 4] on the device, class codes [N, D] as NumPy."""
         with self.working() as queue:
             individual, codes = self.engine.encode(self._argument(images), stream=queue)
@@ -143,7 +145,7 @@ class CudaBackend:
         with self.working() as queue:
             return self.engine.encode_class(self._argument(images), stream=queue).numpy(queue)
 
-    def decode(self, individual: Any, class_code: CodeArray, image_index: Int32) -> DeviceArray:
+    def decode(self, individual: Any, class_code: CodeArray, image_index: Int32) -> Any:
         """Images [M, C, S, S] on the device."""
         codes = np.ascontiguousarray(class_code, dtype=np.float32)
         with self.working() as queue:
@@ -153,12 +155,16 @@ class CudaBackend:
         """Class codes [N, D] on straight paths; on the host, as for the CPU."""
         return ops.lerp_codes(start, end, t)
 
-    def session(self, individual: Any, vertices: CodeArray, grid: int) -> CudaSession:
+    def session(self, individual: Any, vertices: CodeArray, grid: int) -> DecodeSession:
         """Paths of a batch; what path points share is done here, once."""
         lines = np.ascontiguousarray(vertices, dtype=np.float32)
         with self.working() as queue:
             source = self._argument(individual)
             return CudaSession(self, self.engine.session(source, lines, grid, stream=queue))
+
+    def rounds(self, search: GpuSearch) -> Rounds:
+        """How a search is encoded and decoded."""
+        return NativeRounds(search)
 
     def decode_points(self, session: GpuSession, image_index: Int32, step: Int32) -> DeviceArray:
         """Images [M, C, S, S] of points of a session's paths, on the device."""
@@ -202,7 +208,7 @@ class CudaBackend:
         """
         if os.getpid() != self._pid:
             raise BackendUnavailable(
-                "backend 'cuda' was made before this process was forked, and CUDA does not "
+                f"backend {self.name!r} was made before this process was forked, and CUDA does not "
                 "survive that: make the explainer in the new process, and start processes by "
                 "multiprocessing's 'spawn'"
             )

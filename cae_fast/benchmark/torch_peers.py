@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..export.torch_onnx import silenced
 from ..model import CAE
 from ..networks import CAEModule
-from ..training.classifier_export import import_onnx, silenced
+from ..training.classifier_export import import_onnx
 from .tasks import Arrays, ExplainTask, NetworkTask, network_task
 
 _FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}

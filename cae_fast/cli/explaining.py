@@ -22,7 +22,9 @@ def explain(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="model.safetensors.")],
     classifier: Annotated[
         str,
-        typer.Argument(metavar="CLASSIFIER", help=".onnx, .pt2, TorchScript or module:function."),
+        typer.Argument(
+            metavar="CLASSIFIER", help=".onnx, .pt2, TorchScript, .engine or module:function."
+        ),
     ],
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
@@ -61,6 +63,10 @@ def explain(
         str | None, typer.Option(help="cuda:N for cuda; what torch knows for torch.")
     ] = None,
     max_batch: Annotated[int | None, typer.Option(help="Images in flight at a time.")] = None,
+    isolate: Annotated[
+        bool,
+        typer.Option("--isolate", help="Run an .onnx CLASSIFIER in a process of its own."),
+    ] = False,
     title: Annotated[str, typer.Option(help="Heading of the report.")] = "Explanations",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR.")] = False,
     quiet: Quiet = False,
@@ -77,7 +83,7 @@ def explain(
     check_output_directory(out, overwrite=overwrite)
     explainer = Explainer(
         CAE.load(model),
-        Classifier.load(classifier),
+        Classifier.load(classifier, isolate=isolate) if isolate else Classifier.load(classifier),
         bank=CodeBank.load(bank),
         backend=backend,
         device=device,

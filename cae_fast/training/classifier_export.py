@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import torch
 
 from ..classifier_files import METADATA_FILE, METADATA_KEY
 from ..errors import ClassifierError, missing_extra
+from ..export.torch_onnx import forget_origin, silenced
 from ..files import atomic_write
 
 _TOLERANCE = 1e-4  # of the logits, relative to their largest; float32 sums in another order
@@ -93,7 +91,7 @@ def write_onnx(network: torch.nn.Module, path: Path, metadata: Mapping[str, Any]
     if program is None:
         raise ClassifierError(f"{path}: torch.onnx.export gave no program")
     model = program.model_proto
-    _forget_origin(model)
+    forget_origin(model)
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(dict(metadata)))
     with atomic_write(path) as temporary:
         onnx.save_model(model, str(temporary))
@@ -103,22 +101,6 @@ def write_onnx(network: torch.nn.Module, path: Path, metadata: Mapping[str, Any]
             with torch.no_grad():
                 expected = network(images).numpy()
             _compare(path, expected, session.run(["logits"], {"images": images.numpy()})[0])
-
-
-def _forget_origin(model: Any) -> None:
-    """Drops the exporter's notes from an ONNX model: they name folders of this machine."""
-    graph = model.graph
-    for part in (
-        model,
-        graph,
-        *graph.node,
-        *graph.input,
-        *graph.output,
-        *graph.initializer,
-        *graph.value_info,
-    ):
-        del part.metadata_props[:]
-        part.ClearField("doc_string")
 
 
 def _images(metadata: Mapping[str, Any], batch: int) -> torch.Tensor:
@@ -134,20 +116,3 @@ def _compare(path: Path, expected: Any, written: Any) -> None:
             f"{path}: the exported network differs from the trained one by {error:.2g} "
             f"(allowed {allowed:.2g}); nothing was written"
         )
-
-
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """Keeps the exporter's progress text and notices off the terminal."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

@@ -87,7 +87,7 @@ std::shared_ptr<GpuSearch> make_search(const std::shared_ptr<GpuEngine>& engine,
                                        int32_t depth, double min_probability,
                                        const py::object& coarse_batch, const std::string& method,
                                        int32_t exemplars, int32_t vertices, bool against_image,
-                                       const py::object& classifier_input) {
+                                       const py::object& classifier_input, bool elsewhere) {
   SearchPlan plan;
   plan.rules = {num_classes,
                 grid,
@@ -104,6 +104,7 @@ std::shared_ptr<GpuSearch> make_search(const std::shared_ptr<GpuEngine>& engine,
   if (!classifier_input.is_none()) {
     plan.classifier = read_classifier_input(py::cast<py::dict>(classifier_input));
   }
+  plan.elsewhere = elsewhere;
   std::shared_ptr<GpuSearch> search;
   without_gil([&] { search = std::make_shared<GpuSearch>(engine, plan, bank); });
   return search;
@@ -225,6 +226,20 @@ DeviceArray decode(const std::shared_ptr<GpuSearch>& search, int32_t round,
           queue,  form.half ? 16 : 32};
 }
 
+/// Class codes, images they are of, and where pictures and their finiteness go.
+py::tuple place(const std::shared_ptr<GpuSearch>& search, int32_t round, const py::object& stream) {
+  const Stream queue = read_stream(stream);
+  CAE_CHECK(round >= 0 && round < search->rounds(), "round must be in 0..", search->rounds() - 1,
+            ", got ", round);
+  without_gil([&] { search->place(round, queue); });
+  const int64_t points = search->round_points(round);
+  return py::make_tuple(view_of(search, const_cast<float*>(search->point_codes()),
+                                {points, search->engine().config().code_dim}),
+                        view_of(search, search->flips().image_index, {points}),
+                        view_of(search, search->points(), image_shape(*search, points)),
+                        view_of(search, search->finite(), {points}));
+}
+
 void step(GpuSearch& search, int32_t round, const py::object& logits, const py::object& stream) {
   const Stream queue = read_stream(stream);
   const DeviceArgument argument(logits, "logits", kDlFloat, search.engine().device(), queue);
@@ -330,10 +345,12 @@ void bind_gpu_search(py::module_& m) {
           py::arg("depth") = 1, py::arg("min_probability") = 0.0,
           py::arg("coarse_batch") = py::none(), py::arg("method") = "bisection",
           py::arg("exemplars") = 1, py::arg("vertices") = 2, py::arg("against_image") = false,
-          py::arg("classifier_input") = py::none(),
+          py::arg("classifier_input") = py::none(), py::arg("elsewhere") = false,
           "Plans a search of `images` images; bank may be None where paths are given. "
           "classifier_input:\n"
-          "a dict of dtype, channels, channels_last, mean, std: what decode() makes of the points.")
+          "a dict of dtype, channels, channels_last, mean, std: what decode() makes of the points. "
+          "elsewhere:\n"
+          "the caller encodes into class_codes before begin(), and decodes what place() names.")
       .def_property_readonly("rounds", &GpuSearch::rounds)
       .def_property_readonly("slots", &GpuSearch::slots)
       .def_property_readonly("images",
@@ -348,6 +365,11 @@ void bind_gpu_search(py::module_& m) {
             return view_of(s, s->points(), image_shape(*s, slots), s->queue());
           },
           "Images [N slots, C, S, S] of the last round, whatever a classifier gets of them.")
+      .def_property_readonly("class_codes",
+                             [](const std::shared_ptr<GpuSearch>& s) {
+                               return view_of(s, s->class_codes(),
+                                              {s->plan().images, s->engine().config().code_dim});
+                             })
       .def("set_inputs", &set_inputs, py::arg("images"), py::arg("wanted"), py::arg("reachable"),
            py::arg("left_out"), py::arg("paths") = py::none(), py::kw_only(), py::arg("stream") = 0,
            "Copies images [N, C, S, S], wanted [N] int32 (class, -1 any, -2 runner-up), reachable\n"
@@ -358,6 +380,10 @@ void bind_gpu_search(py::module_& m) {
            "Images [M, C, S, S] of a round, in the search's own memory; where a form for the "
            "classifier\n"
            "was asked for, in that: [M, S, S, C] for channels_last.")
+      .def("place", &place, py::arg("round"), py::kw_only(), py::arg("stream") = 0,
+           "Class codes [M, D] and image_index [M] of a round's points, and where the caller "
+           "writes\n"
+           "their images [M, C, S, S] and whether all pixels are finite, int32 [M].")
       .def("step", &step, py::arg("round"), py::arg("logits"), py::kw_only(), py::arg("stream") = 0,
            "Takes their logits [M, K] float32.")
       .def(

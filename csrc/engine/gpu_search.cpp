@@ -11,8 +11,9 @@
 #include "search/flip_search_host.h"
 
 namespace cae::gpu {
-
 namespace {
+
+constexpr int64_t kMostRows = 65535;  // that a grid counts
 
 // Rows of which the modulation is made once, for the whole grid, instead of in every round. 16 rows
 // share a read of the weights (modulation_cuda.cu): 64 rows read them four times, about what the
@@ -42,6 +43,8 @@ GpuSearch::GpuSearch(std::shared_ptr<GpuEngine> engine, const SearchPlan& plan,
   CAE_CHECK(plan_.exemplars >= 1, "exemplars must be at least 1, got ", plan_.exemplars);
   CAE_CHECK(plan_.images >= 1 && plan_.images <= 65535, "images must be in 1..65535, got ",
             plan_.images);
+  CAE_CHECK(!plan_.elsewhere || plan_.classifier.channels == 0,
+            "points that are decoded elsewhere have no form for the classifier");
   CAE_CHECK(plan_.vertices >= 1 && plan_.vertices <= cuda::kMaxPathVertices,
             "vertices must be in 1..", cuda::kMaxPathVertices, ", got ", plan_.vertices);
   const DeviceGuard guard(engine_->device());
@@ -62,7 +65,6 @@ GpuSearch::GpuSearch(std::shared_ptr<GpuEngine> engine, const SearchPlan& plan,
 
 void GpuSearch::plan_memory(Bump& bump) {
   const NetworkConfig& config = engine_->config();
-  const GpuConv& first = engine_->network().decoder_blocks.front();
   const int64_t n = plan_.images;
   const int64_t points = n * flips_.slots;
   const int64_t image = config.image_numel();
@@ -76,9 +78,11 @@ void GpuSearch::plan_memory(Bump& bump) {
   difference_ = bump.take<float>(n * image);
   saliency_ = bump.take<float>(n * config.image_size * config.image_size);
   ends_ = bump.take<float>(n * config.code_dim);
-  stream_ = bump.take<uint16_t>(n * first.out_numel());
-  shared_.stream = stream_;
-  shared_.first = take_output(bump, first, n);
+  if (plan_.elsewhere) {
+    point_codes_ = bump.take<float>(points * config.code_dim);
+  } else {
+    plan_networks(bump);
+  }
   plan_settings(bump);
   plan_report(bump);
   if (bank_ != nullptr) {
@@ -87,19 +91,28 @@ void GpuSearch::plan_memory(Bump& bump) {
   }
   saliency_workspace_ = bump.take<float>(
       n * cuda::saliency_parts(static_cast<int32_t>(config.image_size * config.image_size)));
-  finite_ =
-      bump.take<int32_t>(points * cuda::output_tiles(static_cast<int32_t>(config.image_size)));
+  finite_ = bump.take<int32_t>(points * tiles_);
   flips_.image_index = bump.take<int32_t>(points);
   flips_.step = bump.take<int32_t>(points);
   flips_.active = bump.take<int32_t>(points);
-  const int64_t grid_rows = n * (plan_.rules.grid + 1);
-  const bool whole_grid = grid_rows <= kMostGridRows;
-  flips_.grid_row = whole_grid ? bump.take<int32_t>(points) : nullptr;
-  whole_grid_ = whole_grid;
-  modulation_ = take_modulation(bump, engine_->network(), whole_grid ? grid_rows : points);
   flips_.remaining = bump.take<int32_t>(1);
   flips_.keep_slot = bump.take<int32_t>(n);
   flips_.start_slot = bump.take<int32_t>(n);
+}
+
+/// What encoding and decoding here need.
+void GpuSearch::plan_networks(Bump& bump) {
+  const GpuConv& first = engine_->network().decoder_blocks.front();
+  const int64_t n = plan_.images;
+  const int64_t points = n * flips_.slots;
+  stream_ = bump.take<uint16_t>(n * first.out_numel());
+  shared_.stream = stream_;
+  shared_.first = take_output(bump, first, n);
+  tiles_ = cuda::output_tiles(static_cast<int32_t>(engine_->config().image_size));
+  const int64_t grid_rows = n * (plan_.rules.grid + 1);
+  whole_grid_ = grid_rows <= kMostGridRows;
+  flips_.grid_row = whole_grid_ ? bump.take<int32_t>(points) : nullptr;
+  modulation_ = take_modulation(bump, engine_->network(), whole_grid_ ? grid_rows : points);
 }
 
 void GpuSearch::plan_settings(Bump& bump) {
@@ -141,7 +154,9 @@ void GpuSearch::begin(const float* logits, bool given, Stream queue) {
   CAE_CHECK(given || (bank_ != nullptr && plan_.vertices == 2),
             "without a bank, or for paths of other than 2 vertices, paths must be given");
   const NetworkConfig& config = engine_->config();
-  engine_->encode(images_, plan_.images, stream_, nullptr, codes_, queue);
+  if (!plan_.elsewhere) {
+    engine_->encode(images_, plan_.images, stream_, nullptr, codes_, queue);
+  }
   cuda::FlipBeginParams begin;
   begin.buffers = flips_;
   begin.logits_source = logits;
@@ -168,7 +183,9 @@ void GpuSearch::begin(const float* logits, bool given, Stream queue) {
     cuda::nearest_codes(nearest, queue);
   }
   join_paths(given, queue);
-  engine_->share(stream_, plan_.images, shared_.first, queue);
+  if (!plan_.elsewhere) {
+    engine_->share(stream_, plan_.images, shared_.first, queue);
+  }
   if (whole_grid_) {
     make_table(int64_t{plan_.images} * (plan_.rules.grid + 1), nullptr, nullptr, queue);
   }
@@ -185,19 +202,24 @@ void GpuSearch::join_paths(bool given, Stream queue) {
   }
 }
 
+void GpuSearch::write_codes(int64_t rows, const int32_t* image_index, const int32_t* step,
+                            float* codes, Stream queue) {
+  cuda::PathCodesParams params;
+  params.rows = static_cast<int32_t>(rows);
+  params.vertex_count = plan_.vertices;
+  params.code_dim = static_cast<int32_t>(engine_->config().code_dim);
+  params.grid = plan_.rules.grid;
+  params.vertices = vertices_;
+  params.image_index = image_index;
+  params.step = step;
+  params.codes = codes;
+  cuda::path_codes(params, queue);
+}
+
 void GpuSearch::make_table(int64_t rows, const int32_t* image_index, const int32_t* step,
                            Stream queue) {
-  cuda::PathCodesParams codes;
-  codes.rows = static_cast<int32_t>(rows);
-  codes.vertex_count = plan_.vertices;
-  codes.code_dim = static_cast<int32_t>(engine_->config().code_dim);
-  codes.grid = plan_.rules.grid;
-  codes.vertices = vertices_;
-  codes.image_index = image_index;
-  codes.step = step;
-  codes.codes = modulation_.codes;
-  cuda::path_codes(codes, queue);
-  engine_->modulate(codes.codes, codes.rows, modulation_, queue);
+  write_codes(rows, image_index, step, modulation_.codes, queue);
+  engine_->modulate(modulation_.codes, static_cast<int32_t>(rows), modulation_, queue);
 }
 
 int32_t GpuSearch::round_points(int32_t round) const {
@@ -208,11 +230,22 @@ int32_t GpuSearch::round_points(int32_t round) const {
   return rules.method == search::FlipMethod::kMargin ? 1 : (1 << rules.depth) - 1;
 }
 
+void GpuSearch::place(int32_t round, Stream queue) {
+  CAE_CHECK(plan_.elsewhere, "the networks are here: decode() the round");
+  const DeviceGuard guard(engine_->device());
+  const int64_t dim = engine_->config().code_dim;
+  const int64_t points = round_points(round);
+  for (int64_t first = 0; first < points; first += kMostRows) {
+    write_codes(std::min(kMostRows, points - first), flips_.image_index + first,
+                flips_.step + first, point_codes_ + first * dim, queue);
+  }
+}
+
 void GpuSearch::decode(int32_t round, Stream queue) {
+  CAE_CHECK(!plan_.elsewhere, "the networks are elsewhere: place() the round's points");
   const DeviceGuard guard(engine_->device());
   const NetworkConfig& config = engine_->config();
   const int64_t points = round_points(round);
-  const int64_t tiles = cuda::output_tiles(static_cast<int32_t>(config.image_size));
   if (!whole_grid_) {
     make_table(points, flips_.image_index, flips_.step, queue);
   }
@@ -228,7 +261,7 @@ void GpuSearch::decode(int32_t round, Stream queue) {
     } else {
       where.table = modulation_.table + first * engine_->network().modulation_row();
     }
-    where.finite = finite_ + first * tiles;
+    where.finite = finite_ + first * tiles_;
     if (classifier_input_ != nullptr) {
       where.classifier = plan_.classifier;
       where.classifier.values = classifier_input_ + first * classifier_bytes();
@@ -245,7 +278,7 @@ void GpuSearch::step(const void* logits, bool half, Stream queue) {
   step.logits = logits;
   step.half_logits = half;
   step.finite = finite_;
-  step.tiles = cuda::output_tiles(static_cast<int32_t>(config.image_size));
+  step.tiles = tiles_;
   cuda::flip_step(step, queue);
   cuda::FlipCommitParams commit;
   commit.buffers = flips_;

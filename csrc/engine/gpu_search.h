@@ -30,6 +30,7 @@ struct SearchPlan {
   int32_t exemplars = 1;             // k bank rows averaged
   bool against_image = false;        // differences are to the image, not to its reconstruction
   cuda::ClassifierInput classifier;  // how it wants points, all but `values`; 0 channels: as images
+  bool elsewhere = false;  // encoders and decoder are the caller's: see place(); no `classifier`
 };
 
 struct MemoryRange {
@@ -77,6 +78,9 @@ class GpuSearch {
   float* class_codes() const { return codes_; }      // [N][D]
   /// Where all results but images lie, one behind the other: one copy reads them.
   MemoryRange report() const { return {memory_.as<char>() + report_at_, report_end_ - report_at_}; }
+  // What the caller fills where the networks are elsewhere, besides class_codes() before begin():
+  int32_t* finite() const { return finite_; }                // [N k] 1 where all pixels are finite
+  const float* point_codes() const { return point_codes_; }  // [N k][D] that it is to decode
 
   /// Encodes the images and starts the search from their logits [N][K]. With `given`, paths()
   /// holds the polylines, of which the first vertex is replaced by the image's own code.
@@ -86,6 +90,10 @@ class GpuSearch {
   int32_t round_points(int32_t round) const;
   /// Decodes the points of round `round`, in [0, rounds()).
   void decode(int32_t round, Stream queue);
+  /// Instead of decode() where the networks are elsewhere: writes the class codes of the round's
+  /// points to point_codes(); of which images they are is in flips().image_index. The caller
+  /// decodes them into points() and finite().
+  void place(int32_t round, Stream queue);
   /// Takes their logits [round_points][K], float or half.
   void step(const void* logits, bool half, Stream queue);
   /// Differences and saliency maps.
@@ -93,10 +101,14 @@ class GpuSearch {
 
  private:
   void plan_memory(Bump& bump);
+  void plan_networks(Bump& bump);
   void plan_settings(Bump& bump);
   void plan_report(Bump& bump);
   int64_t classifier_bytes() const;  // of one point
   void join_paths(bool given, Stream queue);
+  /// Class codes of `rows` points, of whichever (`image_index` null) the whole grid has.
+  void write_codes(int64_t rows, const int32_t* image_index, const int32_t* step, float* codes,
+                   Stream queue);
   /// Modulation of `rows` points: of a round, or (`image_index` null) of the whole grid.
   void make_table(int64_t rows, const int32_t* image_index, const int32_t* step, Stream queue);
 
@@ -133,7 +145,9 @@ class GpuSearch {
   int32_t* missing_ = nullptr;  // [N] bank rows that a class has too few
   char* nearest_workspace_ = nullptr;
   float* saliency_workspace_ = nullptr;
+  float* point_codes_ = nullptr;
   int32_t* finite_ = nullptr;  // [N k][tiles]
+  int32_t tiles_ = 1;          // of a picture, of each of which it is kept whether it is finite
 };
 
 }  // namespace cae::gpu
