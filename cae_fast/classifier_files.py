@@ -211,10 +211,22 @@ def _load_exported(path: Path, options: Mapping[str, Any]) -> Classifier:
         ) from error
     said = parse_metadata(path, extra.get(METADATA_FILE))
     shape = _exported_input(program)
-    # An exported module refuses eval(): call it as a plain function.
-    return _fit_input(
-        path, lambda images: network(images), shape, said, {"arrays": "torch", **options}, (path,)
-    )
+    called = _ExportedNetwork(network)
+    return _fit_input(path, called, shape, said, {"arrays": "torch", **options}, (path,))
+
+
+class _ExportedNetwork:
+    """An exported module, which refuses eval(), called as a plain function.
+
+    Attributes:
+        exported: The module, for methods that need its gradients.
+    """
+
+    def __init__(self, exported: Any) -> None:
+        self.exported = exported
+
+    def __call__(self, images: Any) -> Any:
+        return self.exported(images)
 
 
 def _exported_input(program: Any) -> list[Any]:

@@ -312,9 +312,9 @@ def _splits(
             mine = images[where].astype(np.float32)
             parts[split] = _Part(mine.__getitem__, names, names, digits[where])
         return parts
-    everything = ImageDataset.from_folder(source)
+    everything = ImageDataset.from_folder(Path(source))
     try:
-        sets = {split: ImageDataset.from_folder(source, split) for split in ("train", "test")}
+        sets = {split: ImageDataset.from_folder(Path(source), split) for split in ("train", "test")}
     except ValueError:
         train, test_set = everything.split_validation(_TEST_FRACTION, seed)
         sets = {"train": train, "test": test_set}
