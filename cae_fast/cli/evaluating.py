@@ -74,6 +74,7 @@ def evaluate(
     from cae_fast.classifier import Classifier
     from cae_fast.cli.explaining import _class_of
     from cae_fast.data import ImageDataset
+    from cae_fast.errors import CAEError
     from cae_fast.evaluation.masks import load_masks
     from cae_fast.evaluation.page import write_report
     from cae_fast.evaluation.run import Settings
@@ -92,7 +93,7 @@ def evaluate(
     asked = Classifier.load(classifier)
     network = CAE.load(model)
     dataset = ImageDataset.from_folder(data, split=None if split == "all" else split)
-    agree({"model": network.config.class_names, "data": dataset.class_names}, error=ValueError)
+    agree({"model": network.config.class_names, "data": dataset.class_names}, error=CAEError)
     dataset = _limited(dataset, limit)
     found_masks = load_masks(dataset, network.config.image_size, masks)
     if bank is None:
