@@ -82,8 +82,9 @@ def test_exemplars_as_baselines_and_codes() -> None:
     nearest = method.attribute(samples(), target=target)
     given = method.attribute(samples(), target=target, additional_forward_args=codes)
     assert torch.allclose(nearest, given, atol=1e-6)
-    one = method.attribute(samples(), target=target, baselines=codes[:1])
-    assert not torch.allclose(one[1:], nearest[1:], atol=1e-3)
+    far = bank.nearest(bank.codes[rows[0]], (predicted[0] + 1) % 10, 40)[0, -1]
+    one = method.attribute(samples(), target=target, baselines=torch.from_numpy(bank.codes[[far]]))
+    assert not torch.allclose(one, nearest, atol=1e-3)
     images = method.attribute(samples(), target=target, baselines=samples().flip(0))
     assert images.shape == samples().shape
     with pytest.raises(ValueError, match="given twice"):
