@@ -66,9 +66,9 @@ def test_an_onnx_classifier_is_compared_with_what_needs_no_gradients(
     assert found["map", "lime", "classified"]["mean"] >= 20
     # A model of random weights flips nothing, and the check says that it compared nothing.
     assert found["counterfactual", "cae", "validity"]["mean"] == 0
-    assert "sanity check: no image flips under the randomised classifier as well" in done.json[
-        "notes"
-    ]
+    assert (
+        "sanity check: no image flips under the randomised classifier as well" in done.json["notes"]
+    )
     with open(out / "images.csv", newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 6
     page = (out / "index.html").read_text(encoding="utf-8")

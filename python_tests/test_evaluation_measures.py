@@ -51,7 +51,7 @@ def test_a_case_by_hand() -> None:
 
 def sum_of_corner(images: np.ndarray) -> np.ndarray:
     """Two classes: class 1 as bright as the corner is."""
-    score = 8 * images[:, 0, :4, :4].mean(axis=(1, 2))
+    score = 10 * (images[:, 0, :4, :4].mean(axis=(1, 2)) - 0.8)
     return np.stack([-score, score], axis=1).astype(np.float32)
 
 
