@@ -28,6 +28,8 @@ def _base() -> Any:
     return Attribution, log_usage
 
 
+_Attribution: Any
+_log_usage: Any
 _Attribution, _log_usage = _base()
 
 
