@@ -239,14 +239,19 @@ def open_exported(path: Path) -> tuple[Any, dict[str, Any]]:
 
 
 class _ExportedNetwork:
-    """An exported program as a plain function: its module refuses eval()."""
+    """An exported program as a plain function: its module refuses eval().
+
+    Attributes:
+        path: Of its file.
+        exported: The module, for methods that need its gradients.
+    """
 
     def __init__(self, path: Path, program: Any) -> None:
         self.path = path
-        self._network = program.module()
+        self.exported = program.module()
 
     def __call__(self, images: Any) -> Any:
-        return self._network(images)
+        return self.exported(images)
 
 
 def _load_exported(path: Path, options: Mapping[str, Any]) -> Classifier:

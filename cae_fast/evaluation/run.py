@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures explanations of one classifier on one data set, beside other methods."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import Float32, to_numpy
+from ..data import ImageDataset
+from ..errors import CAEError
+from ..explainer import Explainer
+from ..explanation import Explanation
+from .baselines import BLIND_METHODS, METHODS, Attribute, make_baseline
+from .differentiable import differentiable
+from .map_measures import (
+    area_under,
+    best_iou,
+    energy_inside,
+    mask_auc,
+    perturbation_curves,
+    pointing,
+    softmax,
+)
+from .picture_measures import changed_share, code_realism, mean_l1, monotonicity, ssim
+from .sanity import randomised, rank_correlation
+
+Float = npt.NDArray[np.floating[Any]]
+Mask = npt.NDArray[np.bool_]
+
+PATH_FRAMES = 17
+_BACKGROUND = 16
+_SAID = ("flipped", "not_flipped", "reconstruction_flips")
+#: Measures of maps; True where more is better, None where neither is.
+MAP_MEASURES: dict[str, bool | None] = {
+    "deletion": False,
+    "insertion": True,
+    "aopc": True,
+    "pointing": True,
+    "energy_inside": True,
+    "mask_auc": True,
+    "best_iou": True,
+    "seconds": False,
+    "classified": False,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured and how; see `cae-fast evaluate --help`.
+
+    Attributes:
+        methods: Of METHODS, in the order of the tables.
+        target: As in `Explainer.explain`: None, a class, or "any".
+        explain: More arguments of `Explainer.explain` (k, path, search, ...).
+        samples: Evaluations of LIME and KernelSHAP an image.
+        all_pairs: Also look for a flip to each other class.
+        sanity: Also compare with a randomised classifier.
+        seed: Of everything drawn.
+    """
+
+    methods: Sequence[str] = METHODS
+    target: Any = None
+    explain: dict[str, Any] = field(default_factory=dict)
+    samples: int = 500
+    all_pairs: bool = False
+    sanity: bool = True
+    seed: int = 0
+
+
+@dataclass
+class Evaluation:
+    """What was measured on N images.
+
+    Attributes:
+        names: N file names.
+        groups: N groups, drawn whole by the bootstrap.
+        labels: Classes by the data set [N].
+        classes: Classes by the classifier [N].
+        class_names: K names.
+        images: [N, C, S, S].
+        masks: N masks or None.
+        explanation: Of the images.
+        counterfactual: Measures of counterfactuals, each [N], NaN where not defined.
+        maps: Saliency [N, S, S] by method.
+        measures: By method, then measure, [N].
+        left_out: Methods that did not run, with reasons.
+        pairs: Share flipped [K, K], from row to column, and images of each; None where not asked.
+        sanity: By method: rank correlation [N] of maps under the randomised classifier.
+        sanity_share: Share of the images compared there; NaN where it was not done.
+        notes: What a reader must know.
+        accuracy: Balanced accuracy of the classifier on these images.
+    """
+
+    names: list[str]
+    groups: list[str]
+    labels: npt.NDArray[np.int64]
+    classes: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+    images: Float32
+    masks: list[Mask | None]
+    explanation: Explanation
+    counterfactual: dict[str, Float]
+    maps: dict[str, Float] = field(default_factory=dict)
+    measures: dict[str, dict[str, Float]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    pairs: tuple[Float, npt.NDArray[np.int64]] | None = None
+    sanity: dict[str, Float] = field(default_factory=dict)
+    sanity_share: float = math.nan
+    notes: list[str] = field(default_factory=list)
+    accuracy: float = math.nan
+
+
+def judge_classifier(
+    predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], num_classes: int
+) -> tuple[float, list[str]]:
+    """Balanced accuracy, and what speaks against explaining this classifier on these images."""
+    present = np.unique(labels)
+    accuracy = float(np.mean([np.mean(predicted[labels == k] == k) for k in present]))
+    counts = np.bincount(labels, minlength=num_classes)
+    notes = []
+    chance = 1 / len(present)
+    # The variance of a mean of recalls at chance, each over its own images.
+    error = math.sqrt(sum(chance * (1 - chance) / counts[k] for k in present)) / len(present)
+    if accuracy <= chance + 2 * error:
+        notes.append(
+            f"the classifier is not clearly better than chance on these {len(labels)} images: "
+            f"balanced accuracy {accuracy:.2f}, chance is {chance:.2f}; explanations of it mean "
+            "nothing, and masks prove nothing"
+        )
+    few = [int(k) for k in present if counts[k] < 2]
+    if few:
+        notes.append(f"one image only in class {', '.join(map(str, few))}")
+    if len(present) < num_classes:
+        notes.append(f"{num_classes - len(present)} of {num_classes} classes have no image here")
+    if counts[present].max() >= 4 * counts[present].min():
+        notes.append(
+            f"unbalanced classes: {counts.tolist()} images; means over images follow the large ones"
+        )
+    return accuracy, notes
+
+
+def evaluate(
+    explainer: Explainer,
+    dataset: ImageDataset,
+    settings: Settings,
+    *,
+    masks: Sequence[Mask | None] | None = None,
+    classifier_path: Path | None = None,
+    on_note: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Explains the images of a data set and measures the result.
+
+    All methods explain the class that the classifier predicts; all see the same arrays.
+
+    Args:
+        explainer: With a bank.
+        dataset: Images and labels of the explainer's classes.
+        settings: What to measure.
+        masks: Per image a mask [S, S] or None.
+        classifier_path: File of the classifier, to randomise an ONNX one.
+        on_note: Called with each note as soon as it is known, before anything is explained.
+        on_progress: Called with what is being done.
+
+    Raises:
+        CAEError: Wrong methods or no image.
+        ValueError: As in `Explainer.explain`.
+    """
+    unknown = [name for name in settings.methods if name not in METHODS]
+    if unknown or not settings.methods:
+        raise CAEError(f"unknown method {unknown[:1]}; known are {', '.join(METHODS)}")
+    if explainer.bank is None:
+        raise CAEError("evaluate needs an explainer with a bank")
+    config = explainer.model.config
+    say = on_progress or (lambda text: None)
+    images, reasons = dataset.load(
+        size=config.image_size,
+        channels=config.in_channels if config.in_channels in (1, 3) else None,
+        on_error="collect",
+    )
+    good = [i for i, why in enumerate(reasons) if why is None]
+    if not good:
+        raise CAEError(f"{dataset.root}: no readable image: {next(w for w in reasons if w)}")
+    images, part = images[good], dataset.subset(good)
+    known = list(masks) if masks is not None else [None] * len(dataset)
+    logits = explainer.classifier(images)
+    classes = logits.argmax(axis=1).astype(np.int64)
+    accuracy, notes = judge_classifier(classes, part.labels, config.num_classes)
+    notes += [f"not readable and left out: {why}" for why in reasons if why]
+    for note in notes:
+        if on_note is not None:
+            on_note(note)
+    say("explaining")
+    found, per_image = _explained(explainer, images, part.files, settings)
+    result = Evaluation(
+        names=part.files,
+        groups=part.groups,
+        labels=part.labels,
+        classes=classes,
+        class_names=explainer.class_names,
+        images=images,
+        masks=[known[i] for i in good],
+        explanation=found,
+        counterfactual=_counterfactual_measures(explainer, found),
+        notes=notes,
+        accuracy=accuracy,
+    )
+    calls = _Counted(explainer)
+    methods = _methods(explainer, images, settings, result, calls)
+    for name in settings.methods:
+        if name == "cae":
+            result.maps[name] = to_numpy(found.saliency).astype(np.float64)
+            spent = np.array([len(t) for t in found.path_t], dtype=float)
+            seconds, classified = per_image, spent + 1
+        elif name in methods:
+            say(name)
+            result.maps[name], seconds, number = _timed_maps(methods[name], images, classes, calls)
+            classified = np.full(len(images), number)
+        else:
+            continue
+        say(f"measuring {name}")
+        result.measures[name] = _map_measures(result, name, explainer, settings.seed)
+        result.measures[name]["seconds"] = np.full(len(images), seconds)
+        result.measures[name]["classified"] = classified
+    if settings.all_pairs:
+        say("all pairs of classes")
+        result.pairs = _all_pairs(explainer, images, classes, settings)
+    if settings.sanity:
+        say("randomised classifier")
+        _sanity(explainer, images, settings, result, classifier_path)
+    return result
+
+
+def _explained(
+    explainer: Explainer, images: Float32, names: list[str], settings: Settings
+) -> tuple[Explanation, float]:
+    """Explanations with path frames, and seconds an image without the frames."""
+    arguments = {"target": settings.target, "names": names} | settings.explain
+    explainer.explain(images[:1], **arguments | {"names": names[:1]})  # warms up
+    found = explainer.explain(images, frames=PATH_FRAMES, **arguments).numpy()
+    seconds = found.meta["seconds"]
+    return found, float(seconds["total"] - seconds.get("frames", 0.0)) / len(images)
+
+
+def _counterfactual_measures(explainer: Explainer, found: Explanation) -> dict[str, Float]:
+    """Per image; NaN where it was of the target class from the start, or nothing flipped."""
+    status = found.status
+    asked = np.isin(status, _SAID)
+    flipped = status == "flipped"
+    count = len(found)
+
+    def where_flipped(values: Float) -> Float:
+        return np.where(flipped, values, np.nan)
+
+    measured: dict[str, Float] = {
+        "validity": np.where(asked, flipped.astype(float), np.nan),
+        "class_kept": np.where(asked, (status != "reconstruction_flips").astype(float), np.nan),
+        "l1_to_image": where_flipped(mean_l1(found.counterfactual, found.images)),
+        "l1_to_reconstruction": where_flipped(mean_l1(found.counterfactual, found.reconstruction)),
+        "ssim_to_image": where_flipped(ssim(found.counterfactual, found.images)),
+        "changed_pixels": where_flipped(changed_share(found.difference)),
+        "reconstruction_l1": mean_l1(found.reconstruction, found.images),
+        "t_flip": np.asarray(found.t_flip, dtype=float),
+        "decodes": np.asarray(found.evaluations, dtype=float),
+        "realism": np.full(count, np.nan),
+        "monotonicity": np.full(count, np.nan),
+    }
+    rows = np.flatnonzero(flipped)
+    if len(rows) and explainer.bank is not None:
+        again = explainer.encode(np.clip(found.counterfactual[rows], -1, 1)).class_code
+        measured["realism"][rows] = code_realism(again, found.reached_class[rows], explainer.bank)
+        for i in rows:
+            frames = np.clip(np.ascontiguousarray(found.path_images[i]), -1, 1)
+            probability = softmax(explainer.classifier(frames))[:, found.reached_class[i]]
+            measured["monotonicity"][i] = monotonicity(probability[None])[0]
+    return measured
+
+
+class _Counted:
+    """The explainer's classifier, counting images."""
+
+    def __init__(self, explainer: Explainer) -> None:
+        self.classifier = explainer.classifier
+        self.images = 0
+
+    def __call__(self, images: Float32) -> Float32:
+        self.images += len(images)
+        return self.classifier(images)
+
+
+def _methods(
+    explainer: Explainer,
+    images: Float32,
+    settings: Settings,
+    result: Evaluation,
+    calls: _Counted,
+) -> dict[str, Attribute]:
+    """The baselines that can run; the others go to `left_out`."""
+    wanted = [name for name in settings.methods if name != "cae"]
+    if not wanted:
+        return {}
+    gradients = (
+        differentiable(explainer.classifier)
+        if set(wanted) - set(BLIND_METHODS)
+        else "not asked for"
+    )
+    rng = np.random.default_rng(settings.seed)
+    background = images[rng.permutation(len(images))[:_BACKGROUND]]
+    methods = {}
+    for name in wanted:
+        made = make_baseline(
+            name, calls, gradients, background, samples=settings.samples, seed=settings.seed
+        )
+        if isinstance(made, str):
+            result.left_out[name] = made
+        else:
+            methods[name] = made
+    return methods
+
+
+def _timed_maps(
+    attribute: Attribute, images: Float32, classes: npt.NDArray[np.int64], calls: _Counted
+) -> tuple[Float, float, float]:
+    """Maps [N, S, S] with their maximum at 1, seconds an image, and images classified for one."""
+    attribute(images[:1], classes[:1])  # warms up
+    calls.images, start = 0, time.perf_counter()
+    parts = [
+        attribute(images[first : first + 16], classes[first : first + 16])
+        for first in range(0, len(images), 16)
+    ]
+    seconds = (time.perf_counter() - start) / len(images)
+    maps = np.nan_to_num(np.concatenate(parts).astype(np.float64), posinf=0.0, neginf=0.0)
+    peak = maps.max(axis=(1, 2), keepdims=True)
+    number = calls.images / len(images) or math.nan  # gradient methods do not ask the black box
+    return maps / np.where(peak > 0, peak, 1), seconds, number
+
+
+def _map_measures(
+    result: Evaluation, name: str, explainer: Explainer, seed: int
+) -> dict[str, Float]:
+    maps = result.maps[name]
+    curves = perturbation_curves(
+        result.images, maps, result.classes, explainer.classifier, seed=seed
+    )
+    measured: dict[str, Float] = {
+        "deletion": area_under(curves.deletion),
+        "insertion": area_under(curves.insertion),
+        "aopc": curves.aopc,
+    }
+    if any(mask is not None for mask in result.masks):
+        for measure, function in (
+            ("pointing", pointing),
+            ("energy_inside", energy_inside),
+            ("mask_auc", mask_auc),
+            ("best_iou", best_iou),
+        ):
+            measured[measure] = np.array(
+                [
+                    math.nan if mask is None else function(values, mask)
+                    for values, mask in zip(maps, result.masks, strict=True)
+                ]
+            )
+    return measured
+
+
+def _all_pairs(
+    explainer: Explainer, images: Float32, classes: npt.NDArray[np.int64], settings: Settings
+) -> tuple[Float, npt.NDArray[np.int64]]:
+    count = explainer.model.config.num_classes
+    share = np.full((count, count), np.nan)
+    number = np.zeros((count, count), dtype=np.int64)
+    for target in range(count):
+        rows = np.flatnonzero(classes != target)
+        if not len(rows):
+            continue
+        found = explainer.explain(images[rows], target=target, **settings.explain)
+        flipped = np.asarray(found.status == "flipped")
+        for source in np.unique(classes[rows]):
+            mine = classes[rows] == source
+            share[source, target] = float(flipped[mine].mean())
+            number[source, target] = int(mine.sum())
+    return share, number
+
+
+def _sanity(
+    explainer: Explainer,
+    images: Float32,
+    settings: Settings,
+    result: Evaluation,
+    path: Path | None,
+) -> None:
+    """Compares maps under the classifier and a randomised one, for images that flip under both."""
+    other = randomised(explainer.classifier, path, seed=settings.seed)
+    if isinstance(other, str):
+        result.notes.append(f"no sanity check: {other}")
+        return
+    shuffled = Explainer(explainer.model, other, bank=explainer.bank)
+    targets = [int(label) for label in result.explanation.target_class]
+    asked: Any = targets if min(targets, default=-1) >= 0 else settings.target
+    changed = shuffled.explain(images, target=asked, **settings.explain).numpy()
+    both = (result.explanation.status == "flipped") & (changed.status == "flipped")
+    result.sanity_share = float(both.mean())
+    if not both.any():
+        result.notes.append("sanity check: no image flips under the randomised classifier as well")
+        return
+    result.sanity["cae"] = np.where(
+        both,
+        rank_correlation(to_numpy(result.explanation.saliency), to_numpy(changed.saliency)),
+        np.nan,
+    )
+    gradients = differentiable(other)
+    background = images[:_BACKGROUND]
+    for name in result.maps:
+        if name == "cae" or name in BLIND_METHODS:
+            continue
+        made = make_baseline(
+            name, other, gradients, background, samples=settings.samples, seed=settings.seed
+        )
+        if isinstance(made, str):
+            continue
+        rows = np.flatnonzero(both)
+        maps = made(images[rows], result.classes[rows])
+        values = np.full(len(images), np.nan)
+        values[rows] = rank_correlation(result.maps[name][rows], maps)
+        result.sanity[name] = values
