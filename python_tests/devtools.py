@@ -44,6 +44,7 @@ class Browser:
         complaints: What the console said as an error or warning, uncaught exceptions and
             violations of the page's policy, since the last `open`.
         asked: Addresses requested since the last `open`.
+        downloads: Folder that downloads are saved in.
     """
 
     def __init__(self, chromium: str, profile: Path, downloads: Path) -> None:
@@ -67,7 +68,7 @@ class Browser:
         os.close(commands)
         os.close(answers)
         self._profile = profile
-        self._downloads = downloads
+        self.downloads = downloads
         self._buffer = b""
         self._count = 0
         self._session = ""
@@ -122,10 +123,12 @@ class Browser:
         self._call("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", {"features": [scheme]})
-        folder = {"behavior": "allow", "downloadPath": str(self._downloads)}
+        folder = {"behavior": "allow", "downloadPath": str(self.downloads)}
         self._call("Browser.setDownloadBehavior", folder, session="")
         self._call("Page.navigate", {"url": url})
-        self.wait(f"location.href.startsWith({json.dumps(url)}) && document.readyState !== 'loading'")
+        self.wait(
+            f"location.href.startsWith({json.dumps(url)}) && document.readyState !== 'loading'"
+        )
 
     def evaluate(self, expression: str) -> Any:
         """Value of a JavaScript expression; promises are awaited."""

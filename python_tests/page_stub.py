@@ -34,9 +34,10 @@ class PageStub:
 
     Attributes:
         url: Where the page is.
-        refusals: (status, Retry-After) of the next requests to explain, first to last.
+        refusals: (status, Retry-After or message) of the next requests to explain, first to last.
         alter: Called with each answer before it is sent.
         questions: The fields of each request to explain.
+        answers: What was answered.
         delay: Seconds that each explanation takes longer.
         token: Bearer token asked for; empty for none.
         class_names: Names sent instead of the model's.
@@ -60,15 +61,20 @@ class PageStub:
         self._axes = axes[:2].T
         self._share = (sizes**2 / (sizes**2).sum())[:2]
         self._bank = bank
-        self.refusals: list[tuple[int, float | None]] = []
-        self.alter: Callable[[dict[str, Any]], None] = lambda answer: None
-        self.questions: list[dict[str, str]] = []
-        self.delay = 0.0
-        self.token = ""
-        self.class_names = list(self._explainer.class_names)
+        self.reset()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def reset(self) -> None:
+        """Forgets all faults, questions and answers."""
+        self.refusals: list[tuple[int, float | str | None]] = []
+        self.alter: Callable[[dict[str, Any]], None] = lambda answer: None
+        self.questions: list[dict[str, str]] = []
+        self.answers: list[dict[str, Any]] = []
+        self.delay = 0.0
+        self.token = ""
+        self.class_names = list(self._explainer.class_names)
 
     def close(self) -> None:
         """Ends the server."""
@@ -135,16 +141,24 @@ class PageStub:
             "model": self.name,
             "status": case.status,
             "status_text": sentence(case),
-            "source_class": {"index": case.source_index, "name": case.source},
-            "target_class": {"index": case.target_index, "name": case.target},
-            "reached_class": {"index": case.reached_index, "name": case.reached},
+            **{
+                f"{which}_class": {"index": k, "name": self.class_names[k] if k >= 0 else None}
+                for which, k in (
+                    ("source", case.source_index),
+                    ("target", case.target_index),
+                    ("reached", case.reached_index),
+                )
+            },
             "t_flip": plain(float(said.t_flip[0])),
             "bracket": plain(said.bracket[0].tolist()),
             "evaluations": int(said.evaluations[0]),
             "probabilities_source": plain(softmax(said.logits_source[0]).tolist()),
             "probabilities_counterfactual": plain(softmax(said.logits_counterfactual[0]).tolist()),
             "class_names": self.class_names,
-            "path": {"t": said.path_t[0].tolist(), "probabilities": plain(softmax(labels).tolist())},
+            "path": {
+                "t": said.path_t[0].tolist(),
+                "probabilities": plain(softmax(labels).tolist()),
+            },
             "images": {
                 "image": picture(said.images[0]),
                 "reconstruction": picture(said.reconstruction[0]),
@@ -221,6 +235,7 @@ class PageStub:
                     return
                 answer = stub.answer(said)
                 stub.alter(answer)
+                stub.answers.append(answer)
                 self._json(answer)
 
             def _locked(self) -> bool:
