@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cae_fast.cli import explaining, machine, modelling
+from cae_fast.cli import explaining, machine, modelling, serving
 from cae_fast.cli.failures import EXIT_INPUT, EXIT_INTERRUPTED, describe
 from cae_fast.cli.output import printable
 
@@ -107,3 +107,4 @@ app.command("train-classifier")(modelling.train_classifier)
 app.command("import-checkpoint")(modelling.import_checkpoint)
 app.command("encode")(modelling.encode)
 app.command("explain")(explaining.explain)
+app.command("serve")(serving.serve)
