@@ -91,7 +91,7 @@ class PageStub:
             "class_names": self.class_names,
             "image_size": config.image_size,
             "in_channels": config.in_channels,
-            "samples": [path.stem for path in self._samples],
+            "samples": [path.name for path in self._samples],
         }
         return {"models": [one]}
 
@@ -99,11 +99,10 @@ class PageStub:
         points = [
             [*at, int(k)] for at, k in zip(self._flat(self._bank.codes), self._labels, strict=True)
         ]
-        axes = ["first principal axis", "second"]
         return {
             "points": points,
             "class_names": self.class_names,
-            "axes": axes,
+            "axes": "first two principal components",
             "explained": self._share.tolist(),
         }
 
@@ -182,7 +181,7 @@ class PageStub:
             "meta": {},
         }
 
-    def _handler(stub) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - the handler has its self
+    def _handler(stub) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 path = self.path.split("?")[0]

@@ -7,6 +7,8 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -430,3 +432,62 @@ def test_everything_has_a_name_for_readers_of_the_screen(browser: Browser, stub:
     pictures = [name for role, name in named if role in ("image", "img", "graphics-document")]
     assert "Counterfactual" in pictures
     assert any(name.startswith("The classifier reads") for name in pictures)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[str]:
+    """Address of the real service with the bundled models."""
+    command = [sys.executable, "-m", "cae_fast", "serve", "--demo", "--port", "0", "--threads", "1"]
+    started = subprocess.Popen([*command, "--log", "off"], stderr=subprocess.PIPE, text=True)
+    assert started.stderr is not None
+    try:
+        said = ""
+        while "http://" not in said:
+            said = started.stderr.readline()
+            assert said, f"the service ended: {started.wait()}"
+        yield said[said.index("http://") :].strip().rstrip("/") + "/"
+    finally:
+        started.terminate()
+        assert started.wait(timeout=30) == 0
+        started.stderr.close()
+
+
+def test_the_real_service_serves_it(browser: Browser, service: str) -> None:
+    browser.open(service)
+    for model in ("digits", "blood_cells"):
+        browser.wait("document.querySelectorAll('#samples button').length")
+        set_value(browser, "#model", model, "change")
+        take_sample(browser, 3)
+        name = sorted((model_folder(model) / "samples").glob("*.png"))[3].stem
+        browser.wait(f"{SHOWN} && document.querySelector('#image-name').textContent === '{name}'")
+        assert text(browser, "#badge") == "Flipped"
+        assert not is_hidden(browser, "#path-section")
+        asked = len(browser.asked)
+        set_value(browser, "#position", 0)
+        before = pixels(browser, "#tile-frame canvas")
+        set_value(browser, "#position", 1)
+        assert (pixels(browser, "#tile-frame canvas") != before).any()
+        assert position(browser) == 1.0
+        assert len(browser.asked) == asked
+        browser.evaluate("document.querySelector('#save-report').click()")
+        report = browser.downloads / f"{name}_report.html"
+        end = time.monotonic() + 20
+        while not report.is_file():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert name in report.read_text()
+        report.unlink()
+    assert browser.complaints == []
+
+
+def test_the_real_service_answers_errors_the_page_understands(
+    browser: Browser, service: str, tmp_path: Path
+) -> None:
+    bad = tmp_path / "no image.png"
+    bad.write_bytes(b"no image")
+    browser.open(service)
+    browser.wait("document.querySelectorAll('#samples button').length")
+    browser.choose_file("#file", bad)
+    browser.wait("!document.querySelector('#message').hidden")
+    assert "image" in text(browser, "#message-text")
+    assert re.fullmatch(r"Request [0-9a-f]{16}", text(browser, "#message-detail"))

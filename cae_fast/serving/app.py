@@ -66,11 +66,15 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _serve_page(app: FastAPI) -> None:
-    """The static page at `/`, where it is installed."""
+    """The static page: `/`, and its parts below `/page/`."""
+    from starlette.responses import FileResponse
     from starlette.staticfiles import StaticFiles
 
-    if PAGE_FOLDER.is_dir():
-        app.mount("/", StaticFiles(directory=PAGE_FOLDER, html=True), name="page")
+    async def index(_: Any) -> FileResponse:
+        return FileResponse(PAGE_FOLDER / "index.html")
+
+    app.router.add_route("/", index, methods=["GET"], name="index", include_in_schema=False)
+    app.mount("/page", StaticFiles(directory=PAGE_FOLDER), name="page")
 
 
 def _say_it_one_way(app: FastAPI) -> None:

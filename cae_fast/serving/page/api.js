@@ -79,6 +79,7 @@ function form(question) {
   if (question.target !== "") data.append("target", question.target);
   data.append("tolerance", question.tolerance);
   data.append("path", question.path);
+  data.append("name", question.name);
   data.append("frames", String(question.frames));
   return data;
 }

@@ -60,7 +60,7 @@ export function makeManifold(canvas) {
     }
   }
 
-  /** Names at the middle (component-wise median) of each class; the two in question on top. */
+  /** Names in the middle (component-wise median) of each class; above it for the two in question. */
   function classLabels(context, place, width) {
     const { read, goal, points } = shown;
     const groups = new Map();
@@ -77,8 +77,10 @@ export function makeManifold(canvas) {
     context.lineJoin = "round";
     for (const k of [...kept, ...both]) {
       const members = groups.get(k);
-      const [x, y] = place([0, 1].map((axis) => median(members.map((point) => point[axis]))));
+      const [x, middle] = place([0, 1].map((axis) => median(members.map((point) => point[axis]))));
       const strong = both.includes(k);
+      const heights = members.map((point) => place(point)[1]).sort((a, b) => a - b);
+      const y = strong ? Math.max(heights[Math.floor(heights.length / 50)] - 12, 10) : middle;
       context.font = `${strong ? "600 15px" : "12.5px"} ${getComputedStyle(canvas).fontFamily}`;
       const name = shorten(String(read.names[k] ?? k));
       const half = context.measureText(name).width / 2;
@@ -115,9 +117,7 @@ export function makeManifold(canvas) {
       ring(context, x, y, 6.5, color("card"), color("ink"), 2.2);
     }
     if (line.length > 1) {
-      const along = position * (line.length - 1);
-      const low = Math.min(Math.floor(along), line.length - 2);
-      const [x, y] = [0, 1].map((i) => line[low][i] + (line[low + 1][i] - line[low][i]) * (along - low));
+      const [x, y] = placeAt(line, code.t, position);
       ring(context, x, y, 3.6, color("ink"), color("card"), 1.4);
     }
   }
@@ -162,7 +162,7 @@ export function makeManifold(canvas) {
       const clean = code && {
         image: finite(code.image) ? code.image : null,
         exemplar: finite(code.exemplar) ? code.exemplar : null,
-        path: (code.path ?? []).filter(finite),
+        ...pathOf(read, code, finite),
       };
       const marks = clean ? [clean.image, clean.exemplar, ...clean.path].filter(Boolean) : [];
       shown = { points: points.filter(finite), read, goal, code: clean, marks };
@@ -174,6 +174,24 @@ export function makeManifold(canvas) {
       draw();
     },
   };
+}
+
+/** The path's vertices and their positions: with the answer's points, or else evenly spaced. */
+function pathOf(read, code, finite) {
+  const given = code.path ?? [];
+  const even = (i) => i / Math.max(given.length - 1, 1);
+  const all = given.map((point, i) => [point, given.length === read.path.length ? read.path[i].t : even(i)]);
+  const kept = all.filter(([point]) => finite(point));
+  return { path: kept.map(([point]) => point), t: kept.map(([, t]) => t) };
+}
+
+/** The place at position t of a line whose vertices lie at ascending positions. */
+function placeAt(line, positions, t) {
+  const above = positions.findIndex((at) => at >= t);
+  const high = above < 0 ? line.length - 1 : Math.max(above, 1);
+  const [from, to] = [positions[high - 1], positions[high]];
+  const weight = Math.min(Math.max((t - from) / Math.max(to - from, 1e-9), 0), 1);
+  return [0, 1].map((i) => line[high - 1][i] + (line[high][i] - line[high - 1][i]) * weight);
 }
 
 function shorten(text) {

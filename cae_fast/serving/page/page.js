@@ -91,7 +91,8 @@ async function listSamples() {
   const { model } = state;
   const names = (model.samples ?? []).slice(0, SAMPLES_SHOWN);
   $("samples-box").hidden = !names.length;
-  const buttons = names.map((name, i) => {
+  const buttons = names.map((file, i) => {
+    const name = file.replace(/\.\w+$/, "");
     const button = document.createElement("button");
     button.type = "button";
     button.title = name;
