@@ -109,7 +109,7 @@ def to_plain(value: Any) -> Any:
 
 def npz_bytes(model: ServedModel, job: Job, answer: Answer) -> bytes:
     """All arrays and, as the JSON text `meta`, everything else; for `numpy.load`."""
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.asarray(value)
         for name, value in answer.fields.items()
         if name not in ("status", "reason")

@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="cae_fast",
-        version=package_version("cae-fast"),
+        version=package_version("cae-fast") or "unknown",
         summary="Explanations of image classifiers by class association embedding",
         lifespan=lifespan,
         docs_url=None,  # its page would load scripts from elsewhere

@@ -328,12 +328,29 @@ def image_of(data: Any, model: ServedModel, settings: Settings) -> Float32:
                 channels=model.in_channels,
                 max_pixels=settings.max_pixels,
             )
-            return images[0]
+            first: Float32 = images[0]
+            return first
         return _listed(data, model)
     except ImageDecodeError as error:
         raise Refused(400, "bad_image", str(error)) from None
     except ValueError as error:
         raise Refused(400, "bad_image", str(error)) from None
+
+
+def image_of_floats(data: bytes, model: ServedModel) -> Float32:
+    """Little-endian float32 numbers [C, S, S] in [-1, 1].
+
+    Raises:
+        Refused: 400: another number of them.
+    """
+    if len(data) != model.image_bytes:
+        raise Refused(
+            400,
+            "bad_image",
+            f"an image must be float32 {list(model.image_shape)}, {model.image_bytes} bytes, got "
+            f"{len(data)}",
+        )
+    return np.frombuffer(data, "<f4").reshape(model.image_shape).astype(np.float32)
 
 
 def _listed(data: Any, model: ServedModel) -> Float32:

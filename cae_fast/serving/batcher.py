@@ -27,16 +27,27 @@ _MOST_ATTEMPTS = 2
 class ModelVersion(Protocol):
     """What the batcher needs to know of a model."""
 
-    name: str
-    version: int
-    image_bytes: int
-    num_classes: int
+    @property
+    def name(self) -> str:
+        """In addresses."""
+
+    @property
+    def version(self) -> int:
+        """Counts reloads."""
+
+    @property
+    def image_bytes(self) -> int:
+        """Of one image as float32."""
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
 
 
 class Observer(Protocol):
     """What is told about batches."""
 
-    def batch_done(self, engine: EngineHandle, size: int, outcome: Outcome) -> None:
+    def batch_done(self, model: str, size: int, outcome: Outcome) -> None:
         """A batch was answered."""
 
     def requeued(self, count: int) -> None:
@@ -266,7 +277,7 @@ class Batcher:
             self.last_work = time.monotonic()
         self._company = len(batch)
         self._rate += 0.1 * ((self.last_work - begun) / len(batch) - self._rate)
-        self.observer.batch_done(engine, len(batch), outcome)
+        self.observer.batch_done(model.name, len(batch), outcome)
         for entry, answer in zip(batch, outcome.answers(len(batch)), strict=True):
             if isinstance(answer, Answer):
                 answer.queue_s = entry.queued_s

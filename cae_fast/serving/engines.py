@@ -111,7 +111,9 @@ class LocalEngine:
 
     async def load(self, name: str, version: int, files: ModelFiles) -> dict[str, Any]:
         """Loads in a thread of its own, so that batches go on."""
-        return await self._in(self._loader, self._ready_core().load, name, version, files)
+        load = self._ready_core().load
+        info: dict[str, Any] = await self._in(self._loader, load, name, version, files)
+        return info
 
     async def drop(self, name: str, version: int) -> None:
         """Forgets a model."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cae_fast.errors import missing_extra
-from cae_fast.serving.engines import EngineHandle
 from cae_fast.serving.jobs import Outcome
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ class Metrics:
         except ImportError:
             raise missing_extra("serve", "prometheus-client") from None
         self.registry = CollectorRegistry()
+        #: By model: images explained, batches, images that failed, seconds in engines.
+        self.totals: dict[str, tuple[int, int, int, float]] = {}
 
         def named(kind: Any, name: str, text: str, *labels: str, **options: Any) -> Any:
             return kind(f"cae_fast_{name}", text, labels, registry=self.registry, **options)
@@ -87,8 +88,14 @@ class Metrics:
         """Time of one request in a stage."""
         self._batches[name].observe(seconds)
 
-    def batch_done(self, engine: EngineHandle, size: int, outcome: Outcome) -> None:
+    def batch_done(self, model: str, size: int, outcome: Outcome) -> None:
         """A batch was answered."""
+        images, batches, failures, seconds = self.totals.get(model, (0, 0, 0, 0.0))
+        failed = len(outcome.failures)
+        self.totals[model] = (
+            *(images + size - failed, batches + 1, failures + failed),
+            seconds + outcome.seconds,
+        )
         self.batch_size.observe(size)
         for group in outcome.groups:
             fields = group["fields"]

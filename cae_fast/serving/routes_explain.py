@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cae_fast.serving.service import Service
 
 FORMATS = ("json", "npz", "raw", "html", "ndjson")
+#: Content type of an image as raw numbers, little-endian [C, S, S] in [-1, 1].
+FLOATS = "application/x-float32"
 #: Larger files are decoded, and larger pictures encoded, in a thread.
 _SMALL_FILE_BYTES = 4096
 _SMALL_PIXELS = 64 * 64
@@ -46,7 +48,10 @@ def router(service: "Service") -> "APIRouter":
         asked = asking.read_options(
             given, model, service.settings, others=("model", "format", "name")
         )
-        image = await decoded(service, data, model)
+        if request.headers.get("content-type") == FLOATS:
+            image = asking.image_of_floats(data, model)
+        else:
+            image = await decoded(service, data, model)
         if kind == "ndjson":
             job = asking.job_of(image, asked, frames=0, code=True)
         else:
@@ -133,7 +138,7 @@ async def _question(request: Any, service: "Service") -> tuple[dict[str, str], b
         if "image" not in files:
             raise Refused(400, "no_image", "the form has no file 'image'")
         return given | fields, files["image"]
-    if kind.startswith("image/") or kind == "application/octet-stream":
+    if kind.startswith("image/") or kind in ("application/octet-stream", FLOATS):
         return given, body
     raise Refused(
         415,

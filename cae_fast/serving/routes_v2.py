@@ -58,7 +58,8 @@ def router(service: "Service") -> "APIRouter":
     @routes.get("/v2/models/stats")
     async def all_statistics() -> JSONResponse:
         """Counts of every model."""
-        return JSONResponse({"model_stats": [_statistics(m) for m in service.catalog.current]})
+        current = service.catalog.current
+        return JSONResponse({"model_stats": [_statistics(service, model) for model in current]})
 
     @routes.get("/v2/models/{model}/versions/{version}")
     @routes.get("/v2/models/{model}")
@@ -86,7 +87,8 @@ def router(service: "Service") -> "APIRouter":
     @routes.get("/v2/models/{model}/stats")
     async def statistics(model: str, version: str = "") -> JSONResponse:
         """Counts of a model."""
-        return JSONResponse({"model_stats": [_statistics(_version(service, model, version))]})
+        served = _version(service, model, version)
+        return JSONResponse({"model_stats": [_statistics(service, served)]})
 
     @routes.post("/v2/models/{model}/versions/{version}/infer")
     @routes.post("/v2/models/{model}/infer")
@@ -218,8 +220,16 @@ def _config(model: ServedModel, max_batch: int) -> dict[str, Any]:
     }
 
 
-def _statistics(model: ServedModel) -> dict[str, Any]:
-    return {"name": model.name, "version": str(model.version)}
+def _statistics(service: "Service", model: ServedModel) -> dict[str, Any]:
+    images, batches, failures, seconds = service.metrics.totals.get(model.name, (0, 0, 0, 0.0))
+    spent = {"count": images, "ns": round(seconds * 1e9)}
+    return {
+        "name": model.name,
+        "version": str(model.version),
+        "inference_count": images,
+        "execution_count": batches,
+        "inference_stats": {"compute_infer": spent, "fail": {"count": failures, "ns": 0}},
+    }
 
 
 def _jobs(

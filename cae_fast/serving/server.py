@@ -171,9 +171,11 @@ def _protocol(settings: Settings) -> Any:
 
     class Protocol(HttpToolsProtocol):
         _head_timer: asyncio.TimerHandle | None = None
+        _turned_away = False
 
         def connection_made(self, transport: Any) -> None:
             if len(self.connections) >= self.config.limit_concurrency + 8:  # type: ignore[operator]
+                self._turned_away = True
                 transport.abort()  # no descriptor is left to answer with
                 return
             super().connection_made(transport)
@@ -181,11 +183,11 @@ def _protocol(settings: Settings) -> Any:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._head_came()
-            if self.flow is not None:
+            if not self._turned_away:
                 super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if self.flow is None:
+            if self._turned_away:
                 return
             idle = self.cycle is None or self.cycle.response_complete
             if idle and self._head_timer is None:

@@ -106,10 +106,7 @@ def _take(request: InferRequest, tensor: Any, body: bytes, at: int) -> int:
     name, datatype, shape = tensor["name"][:64], tensor.get("datatype"), tensor.get("shape")
     if name in request.inputs:
         raise _bad(f"input {name!r} is given twice")
-    whole = isinstance(shape, list) and all(
-        isinstance(n, int) and not isinstance(n, bool) and 0 <= n < _LARGEST for n in shape
-    )
-    if not whole or not 1 <= len(shape) <= 6:
+    if not isinstance(shape, list) or not 1 <= len(shape) <= 6 or not all(map(_is_size, shape)):
         raise _bad(f"input {name!r}: shape must be 1 to 6 whole numbers")
     count = math.prod(shape)
     if not isinstance(datatype, str) or (datatype not in _DTYPES and datatype != "BYTES"):
@@ -128,6 +125,10 @@ def _take(request: InferRequest, tensor: Any, body: bytes, at: int) -> int:
     request.inputs[name] = array.reshape(shape)
     request.datatypes[name] = datatype
     return at
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST
 
 
 def _listed(data: Any, name: str, datatype: str, count: int) -> Array:
