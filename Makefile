@@ -8,6 +8,8 @@ STAMPS := $(VENV)/stamps
 # Where `make demo` writes, and optionally the folder of images it explains.
 OUT    ?= demo
 DATA   ?=
+# Where `make serve` listens.
+PORT   ?= 8000
 # More arguments for pytest, as in: make test ARGS="-k search"
 ARGS   ?=
 # Seconds that `make fuzz` gives each target.
@@ -21,7 +23,7 @@ PUBLIC_MODULES := backends bank classifier data explainer explanation images mod
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup dev demo test bench lint sanitize fuzz wheel docs clean
+.PHONY: help setup dev demo test bench lint sanitize fuzz wheel docs serve clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +61,9 @@ wheel: setup  ## a wheel in dist/
 docs: setup  ## the Python reference as HTML in build/docs
 	rm -rf build/docs && mkdir -p build/docs
 	cd build/docs && "$(CURDIR)/$(BIN)/python" -m pydoc -w cae_fast $(PUBLIC_MODULES:%=cae_fast.%)
+
+serve: dev  ## the bundled models as a service and web page at 127.0.0.1:8000 (PORT=8080: there)
+	$(BIN)/cae-fast serve --demo --port "$(PORT)"
 
 clean:  ## remove what the build, the tests and the demo wrote (.venv stays)
 	rm -rf build dist demo cae_fast.egg-info cae_fast/_C*.so compile_commands.json

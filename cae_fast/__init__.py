@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ._backend import build_config, set_num_threads
     from .bank import CodeBank
     from .classifier import Classifier
+    from .client import Client
     from .colors import overlay
     from .data import ImageDataset
     from .environment import info
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         MissingExtra,
         ModelFileError,
         OutOfMemory,
+        ServiceError,
     )
     from .explainer import Codes, Explainer
     from .explanation import Explanation
@@ -41,6 +43,7 @@ _HOMES = {
     "_backend": ("build_config", "set_num_threads"),
     "bank": ("CodeBank",),
     "classifier": ("Classifier",),
+    "client": ("Client",),
     "colors": ("overlay",),
     "data": ("ImageDataset",),
     "environment": ("info",),
@@ -54,6 +57,7 @@ _HOMES = {
         "MissingExtra",
         "ModelFileError",
         "OutOfMemory",
+        "ServiceError",
     ),
     "explainer": ("Codes", "Explainer"),
     "explanation": ("Explanation",),
@@ -70,6 +74,7 @@ __all__ = [
     "CAEError",
     "Classifier",
     "ClassifierError",
+    "Client",
     "CodeBank",
     "Codes",
     "Explainer",
@@ -80,6 +85,7 @@ __all__ = [
     "MissingExtra",
     "ModelFileError",
     "OutOfMemory",
+    "ServiceError",
     "__version__",
     "build_config",
     "info",

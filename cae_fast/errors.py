@@ -41,6 +41,23 @@ class BackendUnavailable(RuntimeError):
     """A backend cannot run here; the message says why and what would make it available."""
 
 
+class ServiceError(RuntimeError):
+    """A service refused a request or could not be reached.
+
+    Attributes:
+        status: HTTP status; 0 where there was no answer.
+        code: The service's word for what happened.
+        request_id: Of the request, for the service's log.
+    """
+
+    def __init__(
+        self, message: str, *, status: int = 0, code: str = "", request_id: str = ""
+    ) -> None:
+        """What happened, in words and for programs."""
+        super().__init__(message)
+        self.status, self.code, self.request_id = status, code, request_id
+
+
 class MissingExtra(ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

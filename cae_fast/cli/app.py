@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from cae_fast.cli import evaluating, explaining, exporting, machine, manifold, modelling
+from cae_fast.cli import evaluating, explaining, exporting, machine, manifold, modelling, serving
 from cae_fast.cli.failures import EXIT_INPUT, EXIT_INTERRUPTED, describe
 from cae_fast.cli.output import printable
 
@@ -111,3 +111,4 @@ app.command("manifold")(manifold.manifold)
 app.command("export")(exporting.export)
 app.command("build-engine")(exporting.build_engine)
 app.command("evaluate")(evaluating.evaluate)
+app.command("serve")(serving.serve)
