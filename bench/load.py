@@ -239,13 +239,13 @@ def main() -> None:
         "# The service under load",
         "",
         f"Written by `python bench/load.py --seconds {given.seconds:g}` at commit {commit}, Python "
-        f"{platform.python_version()}, {os.cpu_count()} cores, load average {load_before:.1f} before "
-        f"and {os.getloadavg()[0]:.1f} after. {given.note}".rstrip(),
+        f"{platform.python_version()}, {os.cpu_count()} cores, load average {load_before:.1f} "
+        f"before and {os.getloadavg()[0]:.1f} after. {given.note}".rstrip(),
         "",
         "Bundled digits, PNG in, binary map out, no frames. The engine alone: "
         f"{1000 * single:.1f} ms for one ({1000 * single_after:.1f} ms afterwards), {rate:.0f} "
-        f"explanations/s in batches of 32 ({rate_after:.0f} afterwards). Shares and differences are "
-        "to the first figures. Clients run on the same cores; their CPU time is part of the story.",
+        f"explanations/s in batches of 32 ({rate_after:.0f} afterwards). Shares and differences "
+        "are to the first figures. Clients run on the same cores; their CPU time is in the table.",
         "",
         "| server | clients | p50 ms | p95 ms | p99 ms | per s | share of engine | p50 - engine ms "
         "| CPU of clients | start to first answer s |",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Soak test of the service: 10,000 mixed requests, memory, descriptors and threads before and after.
+"""Soak test of the service: 10,000 mixed requests; memory, descriptors, threads.
 
     python bench/soak_service.py [--requests 10000] [--in-process]
 
