@@ -91,9 +91,9 @@ e = cf.Explainer(cf.CAE.load(f / "model.safetensors"), cf.Classifier.load(f / "c
 x = cf.load_images(sorted((f / "samples").glob("*.png")), size=32, channels=1)
 many = np.concatenate([x] * 3)[:32]
 def median(images, seconds):
-    times, end = [], time.perf_counter() + seconds
     e.explain(images, k=10)
-    while time.perf_counter() < end:
+    times, end = [], time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
         for i in range(12):
             part = images if len(images) > 1 else x[i:i + 1]
             start = time.perf_counter(); e.explain(part, k=10)
