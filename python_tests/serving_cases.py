@@ -84,11 +84,12 @@ class Server:
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        for line in io.TextIOWrapper(self.process.stderr, encoding="utf-8"):
-            self.log += line
-            if found := re.match(r"serving at (http://\S+)", line):
-                self.url = found[1]
-                self._said.set()
+        with contextlib.suppress(ValueError):  # a test closes it
+            for line in io.TextIOWrapper(self.process.stderr, encoding="utf-8"):
+                self.log += line
+                if found := re.match(r"serving at (http://\S+)", line):
+                    self.url = found[1]
+                    self._said.set()
         self._said.set()
 
     @property

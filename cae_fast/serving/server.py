@@ -21,6 +21,7 @@ log = logging.getLogger("cae_fast.serving")
 
 #: File descriptors that connections must leave: the engines' memory, libraries, logs.
 _KEPT_DESCRIPTORS = 40
+_GRACE_S = 0.1
 
 
 def serve(settings: Settings, *, on_listening: Callable[[str], None] = lambda url: None) -> None:
@@ -213,6 +214,10 @@ def _protocol(settings: Settings) -> Any:
                 self._head_timer = None
 
         def _head_is_late(self) -> None:
+            # A loop that was held up fires this before it reads what has come meanwhile.
+            self._head_timer = self.loop.call_later(_GRACE_S, self._give_up)
+
+        def _give_up(self) -> None:
             self._head_timer = None
             if not self.transport.is_closing():
                 self.transport.abort()
