@@ -12,6 +12,7 @@ from cli_workspace import Workspace, cae_fast, make_workspace
 from PIL import Image
 
 from cae_fast import CAE
+from cae_fast.testing import toy_model
 
 NAMES = ("class 0", "class 1", "class 2")
 
@@ -25,7 +26,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     patch.setattr(
         cli_workspace,
         "toy_model",
-        lambda **_: __import__("cae_fast.testing").testing.toy_model(class_names=NAMES),
+        lambda **_: toy_model(class_names=NAMES),
     )
     made = make_workspace(tmp_path_factory.mktemp("evaluate"))
     patch.undo()

@@ -17,7 +17,7 @@ from cae_fast.evaluation.map_measures import (
     pointing,
 )
 from cae_fast.evaluation.picture_measures import changed_share, mean_l1, monotonicity, ssim
-from cae_fast.evaluation.run import judge_classifier
+from cae_fast.evaluation.result import judge_classifier
 from cae_fast.evaluation.sanity import rank_correlation
 
 MASK = np.zeros((8, 8), dtype=bool)

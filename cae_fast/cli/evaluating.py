@@ -77,7 +77,7 @@ def evaluate(
     from cae_fast.errors import CAEError
     from cae_fast.evaluation.masks import load_masks
     from cae_fast.evaluation.page import write_report
-    from cae_fast.evaluation.run import Settings
+    from cae_fast.evaluation.result import Settings
     from cae_fast.evaluation.run import evaluate as measure
     from cae_fast.explainer import Explainer
     from cae_fast.files import check_output_directory

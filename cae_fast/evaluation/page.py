@@ -18,7 +18,7 @@ from ..files import atomic_directory
 from ..pictures import png_bytes
 from ..report.pictures import data_uri
 from .baselines import TITLES
-from .run import MAP_MEASURES, Evaluation
+from .result import MAP_MEASURES, Evaluation
 from .tables import csv_text, image_rows, plain, summary_rows
 
 _EXAMPLES = 12

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,121 +29,12 @@ from .map_measures import (
     softmax,
 )
 from .picture_measures import changed_share, code_realism, mean_l1, monotonicity, ssim
+from .result import Evaluation, Float, Mask, Settings, judge_classifier
 from .sanity import randomised, rank_correlation
-
-Float = npt.NDArray[np.floating[Any]]
-Mask = npt.NDArray[np.bool_]
 
 PATH_FRAMES = 17
 _BACKGROUND = 16
 _SAID = ("flipped", "not_flipped", "reconstruction_flips")
-#: Measures of maps; True where more is better, None where neither is.
-MAP_MEASURES: dict[str, bool | None] = {
-    "deletion": False,
-    "insertion": True,
-    "aopc": True,
-    "pointing": True,
-    "energy_inside": True,
-    "mask_auc": True,
-    "best_iou": True,
-    "seconds": False,
-    "classified": False,
-}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is measured and how; see `cae-fast evaluate --help`.
-
-    Attributes:
-        methods: Of METHODS, in the order of the tables.
-        target: As in `Explainer.explain`: None, a class, or "any".
-        explain: More arguments of `Explainer.explain` (k, path, search, ...).
-        samples: Evaluations of LIME and KernelSHAP an image.
-        all_pairs: Also look for a flip to each other class.
-        sanity: Also compare with a randomised classifier.
-        seed: Of everything drawn.
-    """
-
-    methods: Sequence[str] = METHODS
-    target: Any = None
-    explain: dict[str, Any] = field(default_factory=dict)
-    samples: int = 500
-    all_pairs: bool = False
-    sanity: bool = True
-    seed: int = 0
-
-
-@dataclass
-class Evaluation:
-    """What was measured on N images.
-
-    Attributes:
-        names: N file names.
-        groups: N groups, drawn whole by the bootstrap.
-        labels: Classes by the data set [N].
-        classes: Classes by the classifier [N].
-        class_names: K names.
-        images: [N, C, S, S].
-        masks: N masks or None.
-        explanation: Of the images.
-        counterfactual: Measures of counterfactuals, each [N], NaN where not defined.
-        maps: Saliency [N, S, S] by method.
-        measures: By method, then measure, [N].
-        left_out: Methods that did not run, with reasons.
-        pairs: Share flipped [K, K], from row to column, and images of each; None where not asked.
-        sanity: By method: rank correlation [N] of maps under the randomised classifier.
-        sanity_share: Share of the images compared there; NaN where it was not done.
-        notes: What a reader must know.
-        accuracy: Balanced accuracy of the classifier on these images.
-    """
-
-    names: list[str]
-    groups: list[str]
-    labels: npt.NDArray[np.int64]
-    classes: npt.NDArray[np.int64]
-    class_names: tuple[str, ...]
-    images: Float32
-    masks: list[Mask | None]
-    explanation: Explanation
-    counterfactual: dict[str, Float]
-    maps: dict[str, Float] = field(default_factory=dict)
-    measures: dict[str, dict[str, Float]] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    pairs: tuple[Float, npt.NDArray[np.int64]] | None = None
-    sanity: dict[str, Float] = field(default_factory=dict)
-    sanity_share: float = math.nan
-    notes: list[str] = field(default_factory=list)
-    accuracy: float = math.nan
-
-
-def judge_classifier(
-    predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], num_classes: int
-) -> tuple[float, list[str]]:
-    """Balanced accuracy, and what speaks against explaining this classifier on these images."""
-    present = np.unique(labels)
-    accuracy = float(np.mean([np.mean(predicted[labels == k] == k) for k in present]))
-    counts = np.bincount(labels, minlength=num_classes)
-    notes = []
-    chance = 1 / len(present)
-    # The variance of a mean of recalls at chance, each over its own images.
-    error = math.sqrt(sum(chance * (1 - chance) / counts[k] for k in present)) / len(present)
-    if accuracy <= chance + 2 * error:
-        notes.append(
-            f"the classifier is not clearly better than chance on these {len(labels)} images: "
-            f"balanced accuracy {accuracy:.2f}, chance is {chance:.2f}; explanations of it mean "
-            "nothing, and masks prove nothing"
-        )
-    few = [int(k) for k in present if counts[k] < 2]
-    if few:
-        notes.append(f"one image only in class {', '.join(map(str, few))}")
-    if len(present) < num_classes:
-        notes.append(f"{num_classes - len(present)} of {num_classes} classes have no image here")
-    if counts[present].max() >= 4 * counts[present].min():
-        notes.append(
-            f"unbalanced classes: {counts.tolist()} images; means over images follow the large ones"
-        )
-    return accuracy, notes
 
 
 def evaluate(

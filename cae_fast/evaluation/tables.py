@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .bootstrap import bootstrap_mean
-from .run import Evaluation
+from .result import Evaluation
 
 _DIGITS = 6
 
