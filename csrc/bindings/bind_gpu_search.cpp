@@ -234,10 +234,10 @@ py::tuple place(const std::shared_ptr<GpuSearch>& search, int32_t round, const p
   without_gil([&] { search->place(round, queue); });
   const int64_t points = search->round_points(round);
   return py::make_tuple(view_of(search, const_cast<float*>(search->point_codes()),
-                                {points, search->engine().config().code_dim}),
-                        view_of(search, search->flips().image_index, {points}),
-                        view_of(search, search->points(), image_shape(*search, points)),
-                        view_of(search, search->finite(), {points}));
+                                {points, search->engine().config().code_dim}, queue),
+                        view_of(search, search->flips().image_index, {points}, queue),
+                        view_of(search, search->points(), image_shape(*search, points), queue),
+                        view_of(search, search->finite(), {points}, queue));
 }
 
 void step(GpuSearch& search, int32_t round, const py::object& logits, const py::object& stream) {
@@ -368,7 +368,8 @@ void bind_gpu_search(py::module_& m) {
       .def_property_readonly("class_codes",
                              [](const std::shared_ptr<GpuSearch>& s) {
                                return view_of(s, s->class_codes(),
-                                              {s->plan().images, s->engine().config().code_dim});
+                                              {s->plan().images, s->engine().config().code_dim},
+                                              s->queue());
                              })
       .def("set_inputs", &set_inputs, py::arg("images"), py::arg("wanted"), py::arg("reachable"),
            py::arg("left_out"), py::arg("paths") = py::none(), py::kw_only(), py::arg("stream") = 0,
