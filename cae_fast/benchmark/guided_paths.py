@@ -38,8 +38,10 @@ _NEAR = 5  # neighbours of a code's distance to others
 _INSIDE = 0.95  # share of the bank's own codes that count as inside its density
 
 #: What is compared: kind of path, choice, k.
-_SMALL = (("nearest", 1), ("nearest", 5), ("nearest", 10), ("medoid", 10))
-_SMALL += (("reliable", 1), ("reliable", 5), ("reliable", 10), ("reliable-medoid", 10))
+_SMALL = (
+    *(("nearest", 1), ("nearest", 5), ("nearest", 10), ("medoid", 10)),
+    *(("reliable", 1), ("reliable", 5), ("reliable", 10), ("reliable-medoid", 10)),
+)
 _LARGE = (("nearest", 20), ("reliable", 20), ("nearest", 40), ("reliable", 40), ("medoid", 40))
 SETTINGS = (
     *(("line", choice, k) for choice, k in (*_SMALL, *_LARGE)),
