@@ -373,12 +373,10 @@ class Explainer:
     def _on_device(self, calls: ClassifierCalls, exemplars: Exemplars) -> OnDevice | None:
         """How groups are searched on the GPU, or None: from the host."""
         backend = self.backend
-        if not isinstance(backend, CudaBackend):
+        too_long = not exemplars.is_given and exemplars.code_dim > LARGEST_CODE
+        if not isinstance(backend, CudaBackend) or too_long:
             return None
-        if not exemplars.is_given and exemplars.code_dim > LARGEST_CODE:
-            return None  # of the bank
-        if self._searcher is None:
-            self._searcher = DeviceSearcher(backend, self.bank)
+        self._searcher = self._searcher or DeviceSearcher(backend, self.bank)
         made = calls.on_device, calls.state(), self._float32, calls.form()
         return OnDevice(self._searcher, *made)
 

@@ -22,14 +22,8 @@ from cae_fast.cli import failures
 from cae_fast.cli.output import Output
 
 VERBS = (
-    "info",
-    "demo",
-    "train",
-    "train-classifier",
-    "import-checkpoint",
-    "encode",
-    "explain",
-    "manifold",
+    *("info", "demo", "train", "train-classifier", "import-checkpoint", "encode", "explain"),
+    *("manifold", "evaluate", "export", "build-engine", "bench", "serve"),
 )
 
 
@@ -52,8 +46,8 @@ def one_line(text: str) -> bool:
 def test_every_verb_has_help(verb: str) -> None:
     done = cae_fast(verb, "--help")
     assert done.code == 0
-    for option in ("--quiet", "--json", "--help"):
-        assert option in done.out
+    assert "--quiet" in done.out
+    assert verb == "serve" or "--json" in done.out  # which prints no results
 
 
 @pytest.mark.parametrize(
@@ -146,16 +140,9 @@ def test_damaged_files(
     if content is not None:
         bad.write_bytes(content)
     files[which] = bad
-    done = cae_fast(
-        "explain",
-        str(files["model"]),
-        str(files["classifier"]),
-        str(files["image"]),
-        "--bank",
-        str(files["bank"]),
-        "--out",
-        str(tmp_path / "out"),
-    )
+    given = [str(files[name]) for name in ("model", "classifier", "image")]
+    options = ["--bank", str(files["bank"]), "--out", str(tmp_path / "out")]
+    done = cae_fast("explain", *given, *options)
     assert done.code == 2
     assert one_line(done.err), done.err
     assert "bad" in done.err
