@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -73,6 +74,7 @@ class Server:
         self.log = ""
         self.url = ""
         self._said = threading.Event()
+        self._deaf = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self._said.wait(60)
@@ -84,13 +86,25 @@ class Server:
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        with contextlib.suppress(ValueError):  # a test closes it
-            for line in io.TextIOWrapper(self.process.stderr, encoding="utf-8"):
-                self.log += line
-                if found := re.match(r"serving at (http://\S+)", line):
-                    self.url = found[1]
-                    self._said.set()
+        with self.process.stderr as pipe:
+            rest = b""
+            while not self._deaf.is_set():
+                if not select.select([pipe], [], [], 0.05)[0]:
+                    continue
+                if not (read := os.read(pipe.fileno(), 65536)):
+                    break
+                *lines, rest = (rest + read).split(b"\n")
+                for line in (raw.decode() for raw in lines):
+                    self.log += f"{line}\n"
+                    if found := re.match(r"serving at (http://\S+)", line):
+                        self.url = found[1]
+                        self._said.set()
         self._said.set()
+
+    def close_log(self) -> None:
+        """Closes the pipe that the service logs to."""
+        self._deaf.set()
+        self._reader.join()
 
     @property
     def port(self) -> int:

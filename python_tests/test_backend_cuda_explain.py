@@ -71,7 +71,8 @@ def test_margin_search_from_a_bank(world: World, gpu: str, tmp_path: Path) -> No
     """Targets one by one, the bank's rows, the margin's search; the result can be saved."""
     images = world.images[:2]
     bank = world.bank()
-    asked: dict[str, Any] = {"target": [1, 0], "tolerance": 1 / GRID, "search": "margin", "k": 2}
+    asked: dict[str, Any] = {"target": [1, 0], "tolerance": 1 / GRID, "search": "margin"}
+    asked |= {"exemplars": "nearest", "k": 2}
     explainer = world.explainer(bank=bank, **options(gpu))
     found = explainer.explain(images, **asked)
     check_alike(found, world.explainer(bank=bank, backend="cpu").explain(images, **asked))
