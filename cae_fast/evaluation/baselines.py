@@ -26,8 +26,8 @@ BLIND_METHODS = ("uniform", "gaussian")
 OWN_METHODS = ("cae", "cae-mean-k", "cae-weighted", "cae-smooth")
 TITLES = {
     "cae": "class association embedding",
-    "cae-mean-k": "CAE, mean of k exemplars",
-    "cae-weighted": "CAE, weighted along the path",
+    "cae-mean-k": "CAE, mean of k",
+    "cae-weighted": "CAE, path-weighted",
     "cae-smooth": "CAE, smoothed",
     "gradcam": "Grad-CAM",
     "guided_backprop": "guided backpropagation",
