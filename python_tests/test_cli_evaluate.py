@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_an_onnx_classifier_is_compared_with_what_needs_no_gradients(
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask).save(target)
     out = tmp_path / "out"
-    chosen = "cae,gradcam,occlusion,lime,uniform"
+    chosen = "cae,cae-mean-k,cae-weighted,cae-smooth,gradcam,occlusion,lime,uniform"
     done = cae_fast(
         *arguments(work, out, "--methods", chosen, "--masks", str(masks), "--samples", "20"),
         "--limit",
@@ -65,11 +66,14 @@ def test_an_onnx_classifier_is_compared_with_what_needs_no_gradients(
     assert found["map", "uniform", "mask_auc"]["mean"] == 0.5
     assert 0 <= found["counterfactual", "cae", "validity"]["mean"] <= 1
     assert found["map", "lime", "classified"]["mean"] >= 20
-    # A model of random weights flips nothing, and the check says that it compared nothing.
-    assert found["counterfactual", "cae", "validity"]["mean"] == 0
-    assert (
-        "sanity check: no image flips under the randomised classifier as well" in done.json["notes"]
-    )
+    for own in ("cae-mean-k", "cae-weighted", "cae-smooth"):
+        assert found["map", own, "aopc"]["images"] == 6
+    said = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    (stage,) = said["sanity"]  # one matrix
+    assert (stage["layers"], stage["of_layers"]) == (1, 1)
+    # Hardly anything flips with a model of random weights: nothing is compared, and that is said.
+    assert stage["share"] == 0
+    assert "sanity check: no image flips under" in done.json["notes"][-1]
     with open(out / "images.csv", newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 6
     page = (out / "index.html").read_text(encoding="utf-8")
@@ -105,6 +109,8 @@ def test_masks_that_do_not_match_are_named(work: Workspace, tmp_path: Path) -> N
     [
         (("--methods", "cae,magic"), "unknown magic"),
         (("--samples", "1"), "--samples must be at least 10"),
+        (("--mean-k", "0"), "--mean-k must be at least 1"),
+        (("--smooth-sigma", "-1"), "--smooth-sigma must be at least 0"),
         (("--limit", "0"), "--limit must be at least 1"),
         (("--split", "test"), "test"),
     ],

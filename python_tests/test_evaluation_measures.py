@@ -10,7 +10,6 @@ from cae_fast.evaluation.bootstrap import bootstrap_mean
 from cae_fast.evaluation.map_measures import (
     area_under,
     best_iou,
-    blurred,
     energy_inside,
     mask_auc,
     perturbation_curves,
@@ -19,6 +18,7 @@ from cae_fast.evaluation.map_measures import (
 from cae_fast.evaluation.picture_measures import changed_share, mean_l1, monotonicity, ssim
 from cae_fast.evaluation.result import judge_classifier
 from cae_fast.evaluation.sanity import rank_correlation
+from cae_fast.saliency import blurred
 
 MASK = np.zeros((8, 8), dtype=bool)
 MASK[2:4, 2:4] = True

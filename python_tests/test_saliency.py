@@ -14,7 +14,13 @@ from explain_cases import World, constant
 import cae_fast as cf
 from cae_fast import reference
 from cae_fast.colors import to_rgb
-from cae_fast.saliency import difference_saliency, resize_map
+from cae_fast.saliency import (
+    difference_saliency,
+    mean_saliency,
+    path_saliency,
+    resize_map,
+    smooth_saliency,
+)
 from cae_fast.testing import random_images, toy_model
 
 
@@ -128,3 +134,53 @@ def test_a_constant_difference_is_a_map_of_ones() -> None:
     np.testing.assert_allclose(found.difference, 0.1, atol=2e-3)
     np.testing.assert_allclose(found.saliency, 1, atol=1e-5)
     assert cf.overlay(image, found.saliency).shape == (1, 16, 16, 3)
+
+
+def test_smoothing_keeps_the_raw_map_its_place_and_its_range() -> None:
+    raw = np.zeros((2, 15, 15), dtype=np.float32)
+    raw[0, 4, 9] = 1
+    before = raw.copy()
+    soft = smooth_saliency(raw, 1.5)
+    np.testing.assert_array_equal(raw, before)
+    assert np.unravel_index(soft[0].argmax(), (15, 15)) == (4, 9)
+    assert soft[0].max() == 1
+    assert soft[0, 4, 10] == pytest.approx(np.exp(-0.5 / 1.5**2), rel=1e-5)  # one pixel off
+    assert not soft[1].any()
+    np.testing.assert_array_equal(smooth_saliency(raw, 0), raw)
+    np.testing.assert_allclose(smooth_saliency(np.full((3, 4), 0.5), 9.0), 1, atol=1e-6)
+
+
+def test_a_mean_by_hand_counts_what_flips() -> None:
+    maps = np.array([[[[1.0, 0.0]], [[0.5, 1.0]], [[0.0, 1.0]]]] * 3)
+    flipped = np.array([[True, True, False], [False, False, True], [False] * 3])
+    mean = mean_saliency(maps, flipped)
+    np.testing.assert_allclose(mean[:, 0], [[1, 2 / 3], [0, 1], [0, 0]], rtol=1e-6)
+
+
+def test_a_path_by_hand_counts_what_changes_with_the_classifier() -> None:
+    """Pixel 0 changes where the probability does not, pixel 1 with 0.6 of it, pixel 2 with 0.3."""
+    steps = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, -0.5, 0.0], [1.0, -0.5, 1.0]]
+    frames = np.array(steps)[None, :, None, None, :]
+    weighted = path_saliency(frames, [[0.1, 0.1, 0.7, 0.4]])
+    np.testing.assert_allclose(weighted[0, 0], [0, 1, 1], rtol=1e-6)  # 0.5 * 0.6 and 1 * 0.3
+    both = np.concatenate([frames, frames], axis=2)  # channels add up, the maximum is 1 anyhow
+    np.testing.assert_allclose(path_saliency(both, [[0.1, 0.1, 0.7, 0.4]]), weighted, rtol=1e-6)
+    assert not path_saliency(frames, [[0.5] * 4]).any()
+    backwards = path_saliency(frames[:, ::-1], [[0.4, 0.7, 0.1, 0.1]])
+    np.testing.assert_allclose(backwards, weighted, rtol=1e-6)
+
+
+def test_wrong_maps_and_paths_are_named() -> None:
+    maps, frames = np.zeros((1, 2, 4, 4)), np.zeros((1, 3, 1, 4, 4))
+    for call, says in (
+        (lambda: smooth_saliency(maps, -1), "sigma must be"),
+        (lambda: smooth_saliency(maps, float("nan")), "sigma must be"),
+        (lambda: smooth_saliency(maps - 1, 1), "not negative"),
+        (lambda: mean_saliency(maps, [[True]]), r"flipped \[N, k\]"),
+        (lambda: path_saliency(frames, [[0.0, 1.0]]), r"probability \[N, T\]"),
+        (lambda: path_saliency(frames[:, :1], [[0.0]]), "T >= 2"),
+        (lambda: path_saliency(frames, [[0.0, 1.0, 2.0]]), r"in \[0, 1\]"),
+        (lambda: path_saliency(frames * np.nan, [[0.0, 1.0, 1.0]]), "NaN"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            call()

@@ -34,8 +34,9 @@ def evaluate(
     methods: Annotated[
         str,
         typer.Option(
-            help="all, or names with commas: cae, gradcam, guided_backprop, integrated_gradients, "
-            "smoothgrad, gradshap, occlusion, lime, kernelshap, uniform, gaussian."
+            help="all, or names with commas: cae, cae-mean-k, cae-weighted, cae-smooth, gradcam, "
+            "guided_backprop, integrated_gradients, smoothgrad, gradshap, occlusion, lime, "
+            "kernelshap, uniform, gaussian."
         ),
     ] = "all",
     masks: Annotated[
@@ -50,7 +51,16 @@ def evaluate(
         str | None, typer.Option(metavar="CLASS|any", help="By default the runner-up.")
     ] = None,
     path: Annotated[str, typer.Option(help="Kind of path.")] = "line",
-    k: Annotated[int, typer.Option("--k", help="Nearest exemplars averaged.")] = 1,
+    k: Annotated[
+        int | None, typer.Option("--k", help="Nearest exemplars averaged; by default as explain.")
+    ] = None,
+    mean_k: Annotated[
+        int, typer.Option("--mean-k", help="Exemplars whose maps cae-mean-k averages, at most.")
+    ] = 5,
+    smooth_sigma: Annotated[
+        float | None,
+        typer.Option(help="Of cae-smooth's Gaussian, in pixels; by default side / 32."),
+    ] = None,
     saliency_against: Annotated[
         str, typer.Option(help="reconstruction or image.")
     ] = "reconstruction",
@@ -85,9 +95,15 @@ def evaluate(
 
     check_output_directory(out, overwrite=overwrite)
     names = _method_names(methods)
-    for option, value, least in (("samples", samples, 10), ("draws", draws, 100)):
+    for option, value, least in (
+        ("samples", samples, 10),
+        ("draws", draws, 100),
+        ("mean-k", mean_k, 1),
+    ):
         if value < least:
             raise ValueError(f"--{option} must be at least {least}, got {value}")
+    if smooth_sigma is not None and not 0 <= smooth_sigma < float("inf"):
+        raise ValueError(f"--smooth-sigma must be at least 0, got {smooth_sigma}")
     printed = Output(quiet=quiet, as_json=as_json)
     start = time.perf_counter()
     asked = Classifier.load(classifier)
@@ -115,6 +131,8 @@ def evaluate(
         target=_class_of(target, explainer.class_names),
         explain={"path": path, "k": k, "saliency_against": saliency_against},
         samples=samples,
+        mean_k=mean_k,
+        smooth_sigma=smooth_sigma,
         all_pairs=all_pairs,
         sanity=sanity,
         seed=seed,

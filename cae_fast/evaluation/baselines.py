@@ -23,8 +23,12 @@ Attribute = Callable[[Float32, Classes], npt.NDArray[np.floating[Any]]]
 GRADIENT_METHODS = ("gradcam", "guided_backprop", "integrated_gradients", "smoothgrad", "gradshap")
 BLACK_BOX_METHODS = ("occlusion", "lime", "kernelshap")
 BLIND_METHODS = ("uniform", "gaussian")
+OWN_METHODS = ("cae", "cae-mean-k", "cae-weighted", "cae-smooth")
 TITLES = {
     "cae": "class association embedding",
+    "cae-mean-k": "CAE, mean of k",
+    "cae-weighted": "CAE, path-weighted",
+    "cae-smooth": "CAE, smoothed",
     "gradcam": "Grad-CAM",
     "guided_backprop": "guided backpropagation",
     "integrated_gradients": "integrated gradients",
@@ -64,7 +68,7 @@ def make_baseline(
     of 8 x 8 squares.
 
     Args:
-        name: One of METHODS but "cae".
+        name: One of METHODS but OWN_METHODS.
         classifier: Asked by black-box methods.
         gradients: From :func:`cae_fast.evaluation.differentiable.differentiable`.
         background: Images [M, C, S, S] that GradientSHAP starts from.
@@ -77,7 +81,7 @@ def make_baseline(
     """
     if name in BLIND_METHODS:
         return _uniform if name == "uniform" else _gaussian
-    if name not in METHODS or name == "cae":
+    if name not in METHODS or name in OWN_METHODS:
         raise CAEError(f"unknown method {name!r}; known are {', '.join(METHODS)}")
     try:
         import captum.attr as attr

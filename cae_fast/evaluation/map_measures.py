@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..saliency import blurred
+
 Float = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 #: Images [n, C, S, S] -> logits [n, K].
@@ -18,29 +20,6 @@ CURVE_STEPS = 32
 _REGIONS_A_SIDE = 16  # AOPC takes squares away, side / 16 wide
 _AOPC_SHARE = 0.25  # of the squares
 _AOPC_STEPS = 16
-
-
-def blurred(images: Float, sigma: float) -> npt.NDArray[np.float32]:
-    """Gaussian blur [..., H, W] with mirrored borders; `sigma` in pixels, 0 leaves it as it is."""
-    values = np.asarray(images, dtype=np.float32)
-    if sigma <= 0:
-        return values
-    rows = _blur_matrix(values.shape[-2], sigma)
-    columns = _blur_matrix(values.shape[-1], sigma)
-    return np.asarray(rows @ values @ columns.T, dtype=np.float32)
-
-
-def _blur_matrix(side: int, sigma: float) -> npt.NDArray[np.float32]:
-    reach = max(1, int(np.ceil(3 * sigma)))
-    offsets = np.arange(-reach, reach + 1)
-    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
-    weights /= weights.sum()
-    matrix = np.zeros((side, side))
-    period = 2 * side
-    for row in range(side):
-        where = (row + offsets) % period
-        np.add.at(matrix[row], np.where(where < side, where, period - 1 - where), weights)
-    return matrix.astype(np.float32)
 
 
 def fill_sigma(side: int) -> float:

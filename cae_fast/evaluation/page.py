@@ -17,7 +17,7 @@ from ..errors import missing_extra
 from ..files import atomic_directory
 from ..pictures import png_bytes
 from ..report.pictures import data_uri
-from .baselines import TITLES
+from .baselines import OWN_METHODS, TITLES
 from .result import MAP_MEASURES, Evaluation
 from .tables import csv_text, image_rows, plain, summary_rows
 
@@ -88,7 +88,10 @@ def write_report(
         "left_out": result.left_out,
         "class_names": list(result.class_names),
         "pairs_flipped": pairs,
-        "sanity_share": plain(result.sanity_share),
+        "sanity": [
+            {"layers": stage.layers, "of_layers": stage.of_layers, "share": plain(stage.share)}
+            for stage in result.sanity
+        ],
         "summary": rows,
     }
     with atomic_directory(folder, overwrite=overwrite) as beside:
@@ -221,17 +224,29 @@ def _map_table(result: Evaluation, rows: Sequence[Mapping[str, Any]]) -> str:
 def _sanity_table(result: Evaluation, rows: Sequence[Mapping[str, Any]]) -> str:
     if not result.sanity:
         return ""
+    found = {(r["method"], r["measure"]): r for r in rows if r["kind"] == "sanity"}
+    methods = list(dict.fromkeys(method for method, _ in found))
+    head = "".join(
+        f"<th>last {stage.layers} of {stage.of_layers}<br><small>{stage.share:.0%} of the images"
+        "</small></th>"
+        for stage in result.sanity
+    )
     lines = "".join(
-        f"<tr><td>{escape(TITLES[row['method']])}</td><td>{_number(row)}</td></tr>"
-        for row in rows
-        if row["kind"] == "sanity"
+        f"<tr><td>{escape(TITLES[method])}</td>"
+        + "".join(
+            f"<td>{_number(found.get((method, f'rank_correlation:{stage.layers}')))}</td>"
+            for stage in result.sanity
+        )
+        + "</tr>"
+        for method in methods
     )
     return (
         "<h2>A randomised classifier must change the map</h2>"
-        f"<p>Rank correlation with the map under a classifier of shuffled weights, over the "
-        f"{result.sanity_share:.0%} of the images that flip under both; near 0 is what should be, "
-        "1 would be a map that does not depend on the classifier.</p>"
-        f"<table><tr><th>method</th><th>rank correlation</th></tr>{lines}</table>"
+        "<p>Rank correlation with the map under a classifier whose last layers have shuffled "
+        "weights, over the images that flip to the same class under both (their share is in the "
+        "head); near 0 is what should be, 1 would be a map that does not depend on the classifier. "
+        "The randomised logits are centred over the images, or one class would get them all.</p>"
+        f"<table><tr><th>method</th>{head}</tr>{lines}</table>"
     )
 
 
@@ -310,7 +325,7 @@ def _chart_png(result: Evaluation, rows: Sequence[Mapping[str, Any]]) -> bytes:
             row = found[method, measure]
             if row["mean"] is None:
                 continue
-            colour = "#b4500f" if method == "cae" else "#33658a"
+            colour = "#b4500f" if method in OWN_METHODS else "#33658a"
             ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=2)
             ax.plot([row["mean"]], [y], "o", color=colour, ms=5)
         ax.set_yticks(range(len(methods)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .map_measures import blurred
+from ..saliency import blurred
 
 if TYPE_CHECKING:
     from ..bank import CodeBank

@@ -40,6 +40,8 @@ class Settings:
         target: As in `Explainer.explain`: None, a class, or "any".
         explain: More arguments of `Explainer.explain` (k, path, search, ...).
         samples: Evaluations of LIME and KernelSHAP an image.
+        mean_k: Exemplars that "cae-mean-k" averages over, at most; fewer in small banks.
+        smooth_sigma: Of the Gaussian of "cae-smooth", in pixels; None is side / 32.
         all_pairs: Also look for a flip to each other class.
         sanity: Also compare with a randomised classifier.
         seed: Of everything drawn.
@@ -49,9 +51,29 @@ class Settings:
     target: Any = None
     explain: dict[str, Any] = field(default_factory=dict)
     samples: int = 500
+    mean_k: int = 5
+    smooth_sigma: float | None = None
     all_pairs: bool = False
     sanity: bool = True
     seed: int = 0
+
+
+@dataclass
+class SanityStage:
+    """Maps compared with those under a randomised classifier.
+
+    Attributes:
+        layers: How many layers were randomised, from the output on.
+        of_layers: Of how many.
+        share: Share of all images that flip under both classifiers and are compared.
+        correlation: By method: rank correlation [N] of the two maps, NaN for the others; empty
+            where no image is compared.
+    """
+
+    layers: int
+    of_layers: int
+    share: float
+    correlation: dict[str, Float] = field(default_factory=dict)
 
 
 @dataclass
@@ -72,8 +94,7 @@ class Evaluation:
         measures: By method, then measure, [N].
         left_out: Methods that did not run, with reasons.
         pairs: Share flipped [K, K], from row to column, and images of each; None where not asked.
-        sanity: By method: rank correlation [N] of maps under the randomised classifier.
-        sanity_share: Share of the images compared there; NaN where it was not done.
+        sanity: Comparisons with randomised classifiers, from one layer to all.
         notes: What a reader must know.
         accuracy: Balanced accuracy of the classifier on these images.
     """
@@ -91,8 +112,7 @@ class Evaluation:
     measures: dict[str, dict[str, Float]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     pairs: tuple[Float, npt.NDArray[np.int64]] | None = None
-    sanity: dict[str, Float] = field(default_factory=dict)
-    sanity_share: float = math.nan
+    sanity: list[SanityStage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     accuracy: float = math.nan
 

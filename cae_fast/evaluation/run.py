@@ -7,17 +7,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import Float32, to_numpy
+from ..arrays import Float32
 from ..data import ImageDataset
 from ..errors import CAEError
 from ..explainer import Explainer
 from ..explanation import Explanation
-from .baselines import BLIND_METHODS, METHODS, Attribute, make_baseline
+from .baselines import BLIND_METHODS, METHODS, OWN_METHODS, Attribute, make_baseline
 from .differentiable import differentiable
 from .map_measures import (
     area_under,
@@ -28,9 +27,10 @@ from .map_measures import (
     pointing,
     softmax,
 )
+from .own_maps import own_maps
 from .picture_measures import changed_share, code_realism, mean_l1, monotonicity, ssim
 from .result import Evaluation, Float, Mask, Settings, judge_classifier
-from .sanity import randomised, rank_correlation
+from .sanity_run import check_sanity
 
 PATH_FRAMES = 17
 _BACKGROUND = 16
@@ -106,10 +106,13 @@ def evaluate(
     calls = _Counted(explainer)
     methods = _methods(explainer, images, settings, result, calls)
     for name in settings.methods:
-        if name == "cae":
-            result.maps[name] = to_numpy(found.saliency).astype(np.float64)
-            spent = np.array([len(t) for t in found.path_t], dtype=float)
-            seconds, classified = per_image, spent + 1
+        if name in OWN_METHODS:
+            say(name)
+            own = own_maps(name, explainer, found, settings)
+            result.maps[name], classified = own.maps, own.classified
+            seconds = per_image + own.seconds
+            if name == "cae-weighted":
+                seconds += found.meta["seconds"].get("frames", 0.0) / len(images)
         elif name in methods:
             say(name)
             result.maps[name], seconds, number = _timed_maps(methods[name], images, classes, calls)
@@ -124,8 +127,9 @@ def evaluate(
         say("all pairs of classes")
         result.pairs = _all_pairs(explainer, images, classes, settings)
     if settings.sanity:
-        say("randomised classifier")
-        _sanity(explainer, images, settings, result, classifier_path)
+        check_sanity(
+            explainer, images, settings, result, classifier_path, frames=PATH_FRAMES, say=say
+        )
     return result
 
 
@@ -194,7 +198,7 @@ def _methods(
     calls: _Counted,
 ) -> dict[str, Attribute]:
     """The baselines that can run; the others go to `left_out`."""
-    wanted = [name for name in settings.methods if name != "cae"]
+    wanted = [name for name in settings.methods if name not in OWN_METHODS]
     if not wanted:
         return {}
     gradients = (
@@ -278,46 +282,3 @@ def _all_pairs(
             share[source, target] = float(flipped[mine].mean())
             number[source, target] = int(mine.sum())
     return share, number
-
-
-def _sanity(
-    explainer: Explainer,
-    images: Float32,
-    settings: Settings,
-    result: Evaluation,
-    path: Path | None,
-) -> None:
-    """Compares maps under the classifier and a randomised one, for images that flip under both."""
-    other = randomised(explainer.classifier, path, seed=settings.seed)
-    if isinstance(other, str):
-        result.notes.append(f"no sanity check: {other}")
-        return
-    shuffled = Explainer(explainer.model, other, bank=explainer.bank)
-    targets = [int(label) for label in result.explanation.target_class]
-    asked: Any = targets if min(targets, default=-1) >= 0 else settings.target
-    changed = shuffled.explain(images, target=asked, **settings.explain).numpy()
-    both = (result.explanation.status == "flipped") & (changed.status == "flipped")
-    result.sanity_share = float(both.mean())
-    if not both.any():
-        result.notes.append("sanity check: no image flips under the randomised classifier as well")
-        return
-    result.sanity["cae"] = np.where(
-        both,
-        rank_correlation(to_numpy(result.explanation.saliency), to_numpy(changed.saliency)),
-        np.nan,
-    )
-    gradients = differentiable(other)
-    background = images[:_BACKGROUND]
-    for name in result.maps:
-        if name == "cae" or name in BLIND_METHODS:
-            continue
-        made = make_baseline(
-            name, other, gradients, background, samples=settings.samples, seed=settings.seed
-        )
-        if isinstance(made, str):
-            continue
-        rows = np.flatnonzero(both)
-        maps = made(images[rows], result.classes[rows])
-        values = np.full(len(images), np.nan)
-        values[rows] = rank_correlation(result.maps[name][rows], maps)
-        result.sanity[name] = values

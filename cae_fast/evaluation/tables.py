@@ -33,10 +33,10 @@ def summary_rows(result: Evaluation, *, draws: int = 2000, seed: int = 0) -> lis
             if name != "cae" and "cae" in result.measures and measure != "classified":
                 apart = result.measures["cae"][measure] - values
                 rows.append(_row("difference", name, measure, apart, result, draws, seed))
-    rows += [
-        _row("sanity", name, "rank_correlation", values, result, draws, seed)
-        for name, values in result.sanity.items()
-    ]
+    for stage in result.sanity:
+        measure = f"rank_correlation:{stage.layers}"
+        for name, values in stage.correlation.items():
+            rows.append(_row("sanity", name, measure, values, result, draws, seed))
     return rows
 
 
@@ -77,7 +77,9 @@ def image_rows(result: Evaluation) -> list[dict[str, Any]]:
         row |= {key: plain(values[i]) for key, values in result.counterfactual.items()}
         for method, measures in result.measures.items():
             row |= {f"{method}:{key}": plain(values[i]) for key, values in measures.items()}
-        row |= {f"{m}:randomised": plain(values[i]) for m, values in result.sanity.items()}
+        for stage in result.sanity:
+            for method, values in stage.correlation.items():
+                row[f"{method}:randomised:{stage.layers}"] = plain(values[i])
         rows.append(row)
     return rows
 

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other saliency maps of images that were explained: of several counterfactuals, of whole paths.
+
+Both leave the explanation and its `saliency`, the raw map, as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import Float32, to_numpy
+from .errors import BankError
+from .explainer import Explainer
+from .explanation import Explanation
+from .manifold.choice import CHOICES, reliable_rows
+from .saliency import mean_saliency, path_saliency
+
+_SEARCHED = ("flipped", "not_flipped")
+
+
+@dataclass(frozen=True)
+class ExemplarMaps:
+    """Maps of N images by k exemplars each.
+
+    Attributes:
+        saliency: [N, H, W] in [0, 1]: mean of the maps that flip, its maximum at 1; the
+            explanation's own map where none does or no path was searched.
+        maps: The k raw maps, [N, k, H, W]; zeros where no path was searched.
+        flipped: Which of them belong to a counterfactual that flips, bool [N, k].
+        exemplar: Bank rows, nearest first, int64 [N, k]; -1 where no path was searched.
+        evaluations: Decoder calls spent, int64 [N].
+    """
+
+    saliency: Float32
+    maps: Float32
+    flipped: npt.NDArray[np.bool_]
+    exemplar: npt.NDArray[np.int64]
+    evaluations: npt.NDArray[np.int64]
+
+
+def mean_over_exemplars(explainer: Explainer, explanation: Explanation, k: int = 5) -> ExemplarMaps:
+    """Explains each image towards each of its k nearest exemplars; the mean of maps that flip.
+
+    Where one counterfactual differs from its image also by what is peculiar to its exemplar, the
+    mean keeps what k of them have in common.
+
+    Args:
+        explainer: With the bank; what made `explanation`, or one of the same model.
+        explanation: Of the images. Targets, path, search, tolerance and what maps are compared
+            with are its own; of its choice of exemplars it counts whether they are reliable.
+        k: Exemplars an image; the cost is k explanations.
+
+    Returns:
+        Maps; images that are not searched (rejected, of the target class from the start, ...) keep
+        their own.
+
+    Raises:
+        BankError: No bank, or fewer than `k` usable rows of a class.
+        ValueError: `k` is not a positive integer, or the explanation's exemplars were given.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k must be a positive integer, got {k!r}")
+    bank = explainer.bank
+    if bank is None:
+        raise BankError("the nearest exemplars are looked up in a bank: give Explainer(..., bank=)")
+    asked = dict(explanation.meta["parameters"])
+    choice = CHOICES.get(asked["exemplars"])
+    if choice is None:
+        raise ValueError("the explanation's exemplars were given, not looked up: no k nearest")
+    found = explanation.numpy()
+    count, side = len(found), found.saliency.shape[1:]
+    maps = np.zeros((count, k, *side), dtype=np.float32)
+    flipped = np.zeros((count, k), dtype=np.bool_)
+    exemplar = np.full((count, k), -1, dtype=np.int64)
+    evaluations = np.zeros(count, dtype=np.int64)
+    rows = np.flatnonzero(np.isin(found.status, _SEARCHED))
+    if len(rows):
+        images = np.ascontiguousarray(found.images[rows])
+        exemplar[rows] = bank.nearest(
+            explainer.encode(images).class_code,
+            found.target_class[rows],
+            k,
+            source_class=found.source_class[rows],
+            among=reliable_rows(bank, k) if choice.reliable else bank.usable,
+        )
+        arguments = {
+            name: asked[name]
+            for name in ("path", "tolerance", "min_probability", "coarse", "search")
+        } | {"saliency_against": asked["saliency_against"], "target": _targets(found, rows)}
+        for j in range(k):
+            one = explainer.explain(images, exemplars=exemplar[rows, j], **arguments)
+            flipped[rows, j] = np.asarray(one.status == "flipped")
+            maps[rows, j] = to_numpy(one.saliency)
+            evaluations[rows] += to_numpy(one.evaluations)
+    some = np.asarray(flipped.any(axis=1))[:, None, None]
+    saliency = np.where(some, mean_saliency(maps, flipped), found.saliency)
+    return ExemplarMaps(saliency.astype(np.float32), maps, flipped, exemplar, evaluations)
+
+
+def weighted_along_path(explainer: Explainer, explanation: Explanation) -> Float32:
+    """Maps of what changes along the whole path, weighted by the change of the target's chance.
+
+    See :func:`cae_fast.saliency.path_saliency`. The target is the class reached; where none is
+    reached, the one asked for, or any but the image's own.
+
+    Args:
+        explainer: Its classifier is asked about the frames.
+        explanation: Made with `frames` of at least 2; more frames follow the path more closely.
+
+    Returns:
+        [N, H, W], float32 in [0, 1]; the explanation's own maps where no path was searched.
+
+    Raises:
+        ValueError: The explanation has no frames.
+        ClassifierError: The classifier failed.
+    """
+    found = explanation.numpy()
+    if found.path_images is None:
+        raise ValueError("the explanation has no frames: explain(..., frames=17) keeps them")
+    saliency = np.array(found.saliency, dtype=np.float32)
+    for i in np.flatnonzero(np.isin(found.status, _SEARCHED)):
+        frames = np.clip(np.ascontiguousarray(found.path_images[i]), -1, 1)
+        if not np.isfinite(frames).all():
+            continue
+        chance = _softmax(to_numpy(explainer.classifier(frames)))
+        flipped = found.status[i] == "flipped"
+        target = int(found.reached_class[i] if flipped else found.target_class[i])
+        reached = 1 - chance[:, found.source_class[i]] if target < 0 else chance[:, target]
+        saliency[i] = path_saliency(frames[None], np.clip(reached, 0, 1)[None])[0]
+    return saliency
+
+
+def _targets(found: Explanation, rows: npt.NDArray[np.int64]) -> list[Any]:
+    """What each image was to reach, as `Explainer.explain` takes it."""
+    return ["any" if target < 0 else int(target) for target in found.target_class[rows]]
+
+
+def _softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    values = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(values / values.sum(axis=1, keepdims=True))
