@@ -24,10 +24,10 @@ def ray_session(
 ) -> Iterator[Any]:
     """Ray for the length of a block; one that the caller has connected to is taken as it is.
 
-    Without an address Ray is started on this machine, on loopback, without its dashboard, and ends
-    with the block. Ray asks for a token (`RAY_AUTH_MODE=token`, one made for the session where none
-    is set) and reports nothing (`RAY_USAGE_STATS_ENABLED=0`), unless the environment says
-    otherwise.
+    Without an address Ray is started on this machine, without its dashboard, and ends with the
+    block. Its ports listen on every address of the machine, whatever it is told: it asks for a
+    token (`RAY_AUTH_MODE=token`, one made for the session where none is set). It reports nothing
+    (`RAY_USAGE_STATS_ENABLED=0`). What the environment says otherwise stays.
 
     Args:
         address: Of a Ray cluster, such as "10.0.0.5:6379" or "auto"; its token must be set.
