@@ -72,6 +72,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx")
     ):
         skip_without("tensorrt", "neither tensorrt nor tensorrt_rtx is installed")
+    if item.get_closest_marker("ray") and importlib.util.find_spec("ray") is None:
+        skip_without("ray", "ray is not installed")
 
 
 @pytest.fixture(scope="session")

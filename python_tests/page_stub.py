@@ -115,6 +115,8 @@ class PageStub:
             target=int(target) if target.isdecimal() else target or None,
             tolerance=float(fields["tolerance"]),
             frames=int(fields["frames"]),
+            exemplars="nearest",  # one of them: some paths do not flip, which is to be shown too
+            k=1,
         )
 
     def answer(self, said: cf.Explanation) -> dict[str, Any]:

@@ -73,7 +73,7 @@ LAYERS = (
     ("explanation", "explain_job", "explainer", "counterfactual_maps"),
     ("client", "integrations", "report", "training", "environment"),
     ("evaluation", "serving"),
-    ("demo",),
+    ("demo", "ray_jobs"),
     ("benchmark",),
     ("cli",),
 )

@@ -14,6 +14,7 @@ from cae_fast.cli.output import AsJson, Output, Quiet
 
 if TYPE_CHECKING:
     from cae_fast.explanation import Explanation
+    from cae_fast.ray_jobs.shards import Recipe
 
 _ROWS_PRINTED = 40
 
@@ -57,7 +58,9 @@ def explain(
     search: Annotated[
         str, typer.Option(help="bisection, or margin: fewer decodes on smooth paths.")
     ] = "bisection",
-    frames: Annotated[int, typer.Option(help="Pictures of the path; 0 for none.")] = 9,
+    frames: Annotated[
+        int | None, typer.Option(help="Pictures of the path (9); 0 for none; not with --ray.")
+    ] = None,
     backend: Annotated[str, typer.Option(help="auto, cpu, torch, cuda or tensorrt.")] = "auto",
     device: Annotated[
         str | None, typer.Option(help="cuda:N for cuda; what torch knows for torch.")
@@ -67,12 +70,76 @@ def explain(
         bool,
         typer.Option("--isolate", help="Run an .onnx CLASSIFIER in a process of its own."),
     ] = False,
-    title: Annotated[str, typer.Option(help="Heading of the report.")] = "Explanations",
+    title: Annotated[
+        str | None, typer.Option(help="Heading of the report; not with --ray.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR.")] = False,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Parquet shards by workers of Ray; run again, it goes on.",
+        ),
+    ] = False,
+    workers: Annotated[int | None, typer.Option(help="With --ray: engines (2).")] = None,
+    worker_cpus: Annotated[int | None, typer.Option(help="With --ray: CPUs of each (1).")] = None,
+    worker_gpus: Annotated[float | None, typer.Option(help="With --ray: GPUs of each (0).")] = None,
+    shard_size: Annotated[int | None, typer.Option(help="With --ray: images (1000).")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="With --ray: a cluster's, or auto.")
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="With --ray: keep maps and counterfactuals too.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Explain images: counterfactuals, saliency maps, path frames, a table and an HTML report."""
+    of_ray = {
+        "--workers": workers,
+        "--worker-cpus": worker_cpus,
+        "--worker-gpus": worker_gpus,
+        "--shard-size": shard_size,
+        "--ray-address": ray_address,
+        "--pictures": pictures or None,
+    }
+    refuse_options({"--frames": frames, "--title": title} if ray else of_ray, with_ray=ray)
+    if ray:
+        from cae_fast.ray_jobs.shards import Recipe
+
+        recipe = Recipe(
+            model=str(model.absolute()),
+            classifier=_absolute(classifier),
+            bank=str(bank.absolute()),
+            backend=backend,
+            device=device,
+            max_batch=max_batch,
+            isolate=isolate,
+            options={
+                "target": _class_of(target, _class_names(model)),
+                "exemplars": exemplars,
+                "path": path,
+                "tolerance": tolerance,
+                "k": k,
+                "search": search,
+            },
+            pictures=pictures,
+        )
+        _explain_on_ray(
+            recipe,
+            images,
+            out,
+            {
+                "count": workers,
+                "cpus": worker_cpus,
+                "gpus": worker_gpus,
+                "address": ray_address,
+            },
+            1000 if shard_size is None else shard_size,
+            overwrite,
+            Output(quiet=quiet, as_json=as_json),
+        )
+        return
     from cae_fast.bank import CodeBank
     from cae_fast.classifier import Classifier
     from cae_fast.explainer import Explainer
@@ -101,8 +168,8 @@ def explain(
             tolerance=tolerance,
             k=k,
             search=search,
-            frames=frames,
-            title=title,
+            frames=9 if frames is None else frames,
+            title=title or "Explanations",
             overwrite=overwrite,
             on_progress=moved,
         )
@@ -174,6 +241,66 @@ def _print_explanation(printed: Output, result: Explanation, out: Path) -> None:
             "explanations": rows,
         }
     )
+
+
+def _explain_on_ray(
+    recipe: Recipe,
+    images: list[Path],
+    out: Path,
+    workers: dict[str, Any],
+    shard_size: int,
+    overwrite: bool,
+    printed: Output,
+) -> None:
+    from cae_fast.ray_jobs.explain import Workers, explain_in_shards
+
+    with printed.progress("explaining shards") as moved:
+        result = explain_in_shards(
+            recipe,
+            images,
+            out,
+            shard_size=shard_size,
+            workers=Workers(**{key: said for key, said in workers.items() if said is not None}),
+            overwrite=overwrite,
+            on_progress=moved,
+        )
+    said = ", ".join(f"{count} {status}" for status, count in result.totals.items())
+    now = result.shards - result.shards_before
+    printed.line(f"{result.images} images: {said}")
+    printed.line(f"{out / 'shards'}: {result.shards} shards, {now} of them explained now")
+    printed.result(
+        {
+            "shards": str(out / "shards"),
+            "images": result.images,
+            "shards_total": result.shards,
+            "shards_before": result.shards_before,
+            "totals": result.totals,
+        }
+    )
+
+
+def refuse_options(given: dict[str, Any], *, with_ray: bool) -> None:
+    """Refuses options that say nothing here.
+
+    Raises:
+        CAEError: One was given.
+    """
+    from cae_fast.errors import CAEError
+
+    for name, value in given.items():
+        if value is not None:
+            raise CAEError(f"{name} is not for --ray" if with_ray else f"{name} needs --ray")
+
+
+def _absolute(classifier: str) -> str:
+    """A classifier's file by a name that holds in other processes; an object's name as it is."""
+    return str(Path(classifier).absolute()) if Path(classifier).exists() else classifier
+
+
+def _class_names(model: Path) -> Sequence[str]:
+    from cae_fast.model import CAE
+
+    return CAE.load(model).config.class_names or ()
 
 
 def _class_of(target: str | None, class_names: Sequence[str]) -> str | int | None:

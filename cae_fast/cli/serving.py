@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cae_fast.cli.explaining import refuse_options
 from cae_fast.cli.output import Quiet, printable
 
 
@@ -55,6 +56,14 @@ def serve(
         typer.Option(metavar="FILE", help="Bearer token asked for; or CAE_SERVE_TOKEN."),
     ] = None,
     log: Annotated[str | None, typer.Option(help="json, text or off.")] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="In replicas under Ray Serve.")] = False,
+    replicas: Annotated[int | None, typer.Option(help="With --ray: at least (1).")] = None,
+    max_replicas: Annotated[int | None, typer.Option(help="With --ray: under load.")] = None,
+    replica_cpus: Annotated[int | None, typer.Option(help="With --ray: of each (1).")] = None,
+    replica_gpus: Annotated[float | None, typer.Option(help="With --ray: of each (0).")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="With --ray: a cluster's, or auto.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Serve explanations: HTTP, a web page, KServe's and the Open Inference Protocol.
@@ -66,6 +75,14 @@ def serve(
     from cae_fast.serving.server import serve as run
     from cae_fast.serving.settings import TOKEN_VARIABLE, checked, load_settings
 
+    of_ray = {
+        "--replicas": replicas,
+        "--max-replicas": max_replicas,
+        "--replica-cpus": replica_cpus,
+        "--replica-gpus": replica_gpus,
+        "--ray-address": ray_address,
+    }
+    refuse_options({} if ray else of_ray, with_ray=ray)
     token = os.environ.get(TOKEN_VARIABLE) or None
     if token_file is not None:
         token = token_file.read_text(encoding="utf-8").strip()
@@ -101,7 +118,21 @@ def serve(
             printable(f"cae-fast: warning: {settings.host} is open to others and asks no token"),
             err=True,
         )
-    run(settings, on_listening=(lambda url: None) if quiet else print_address)
+    on_listening = (lambda url: None) if quiet else print_address
+    if not ray:
+        run(settings, on_listening=on_listening)
+        return
+    from cae_fast.ray_jobs.service import Replicas, serve_on_ray
+
+    amount: dict[str, Any] = {
+        "count": replicas,
+        "most": max_replicas,
+        "cpus": replica_cpus,
+        "gpus": replica_gpus,
+        "address": ray_address,
+    }
+    given = {key: value for key, value in amount.items() if value is not None}
+    serve_on_ray(settings, Replicas(**given), on_listening=on_listening)
 
 
 def _files(model: Path | None, classifier: str | None, bank: Path | None) -> dict[str, Any]:

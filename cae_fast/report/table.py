@@ -76,9 +76,22 @@ def write_parquet(path: str | os.PathLike[str], explanation: Any) -> None:
     Raises:
         MissingExtra: pyarrow is not installed.
     """
+    schema = table_schema()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with atomic_write(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(table_rows(explanation), schema), temporary)
+
+
+def table_schema() -> Any:
+    """Names and types of the columns, a `pyarrow.Schema`.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+    """
     try:
         import pyarrow as pa
-        import pyarrow.parquet as pq
     except ImportError as error:
         raise missing_extra("parquet", "pyarrow") from error
     kinds = {
@@ -89,6 +102,4 @@ def write_parquet(path: str | os.PathLike[str], explanation: Any) -> None:
             pa.float64(),
         ),
     }
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
-    with atomic_write(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(table_rows(explanation), schema), temporary)
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
