@@ -76,13 +76,13 @@ def test_exemplars_as_baselines_and_codes() -> None:
     bank = explainer().bank
     assert bank is not None
     predicted = forward(samples()).argmax(1).numpy()
-    rows = bank.nearest(explainer().encode(samples()).class_code.numpy(), (predicted + 1) % 10)
-    codes = torch.from_numpy(bank.codes[rows[:, 0]])
+    rows = np.asarray(explainer().explain(samples(), target=list((predicted + 1) % 10)).exemplar)
+    codes = torch.from_numpy(bank.codes[rows].mean(axis=1, dtype=np.float64).astype(np.float32))
     target = torch.from_numpy((predicted + 1) % 10)
     nearest = method.attribute(samples(), target=target)
     given = method.attribute(samples(), target=target, additional_forward_args=codes)
     assert torch.allclose(nearest, given, atol=1e-6)
-    far = bank.nearest(bank.codes[rows[0]], (predicted[0] + 1) % 10, 40)[0, -1]
+    far = bank.nearest(bank.codes[rows[0, :1]], (predicted[0] + 1) % 10, 40)[0, -1]
     one = method.attribute(samples(), target=target, baselines=torch.from_numpy(bank.codes[[far]]))
     assert not torch.allclose(one, nearest, atol=1e-3)
     images = method.attribute(samples(), target=target, baselines=samples().flip(0))
