@@ -229,3 +229,19 @@ def test_engine_as_classifier_is_checked_first(engine: Path) -> None:
     with pytest.raises(EngineError, match="truncated"):
         cf.Classifier.load(engine)
     assert read_manifest(engine).part == "decoder"
+
+
+def test_engine_as_classifier_is_read_once(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes that were checked are those that are run, whatever the file holds by then."""
+    given: list[tuple[bytes, Manifest]] = []
+
+    def run(path: Path, plan: bytes, manifest: Manifest) -> Any:
+        engine.write_bytes(b"another")
+        given.append((plan, manifest))
+        raise cf.BackendUnavailable("seen")
+
+    checked = read_engine(engine)
+    monkeypatch.setattr("cae_fast.engines.runtime.run_engine", run)
+    with pytest.raises(cf.BackendUnavailable, match="seen"):
+        cf.Classifier.load(engine)
+    assert given == [checked]

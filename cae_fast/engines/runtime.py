@@ -225,6 +225,22 @@ def open_engine(path: Path, *, index: int = 0, key: bytes | None = None) -> Engi
         BackendUnavailable: No TensorRT, no GPU, or no torch with CUDA.
     """
     plan, manifest = read_engine(path, key=key if key is not None else signing_key())
+    return run_engine(path, plan, manifest, index=index)
+
+
+def run_engine(path: Path, plan: bytes, manifest: Manifest, *, index: int = 0) -> Engine:
+    """Gives an engine that was read and checked to the runtime, without reading it again.
+
+    Args:
+        path: For messages.
+        plan: Bytes that :func:`read_engine` returned with `manifest`.
+        manifest: Of the plan.
+        index: Of the GPU.
+
+    Raises:
+        EngineError: It is for another TensorRT or GPU.
+        BackendUnavailable: No TensorRT, no GPU, or no torch with CUDA.
+    """
     flavour = find_flavour(manifest.flavour)
     refuse_foreign(path, manifest, flavour, gpu_of(index))
     return Engine(plan, manifest, flavour, index)
