@@ -274,16 +274,16 @@ def _exported_input(program: Any) -> list[Any]:
 def _load_engine(path: Path, options: Mapping[str, Any]) -> Classifier:
     """A classifier of `cae-fast build-engine --part classifier`, run by TensorRT on a GPU."""
     from .engine_files import read_engine, signing_key
-    from .engines.runtime import engine_module, open_engine
+    from .engines.runtime import engine_module, run_engine
 
-    _, manifest = read_engine(path, key=signing_key())
+    plan, manifest = read_engine(path, key=signing_key())
     if manifest.part != "classifier":
         raise ClassifierError(
             f"{path}: an engine of the {manifest.part}, expected one of a classifier alone: build "
             "it with --part classifier"
         )
     try:
-        module = engine_module(open_engine(path), 0)
+        module = engine_module(run_engine(path, plan, manifest), 0)
     except BackendUnavailable as error:
         raise BackendUnavailable(
             f"{path}: cannot be run here: {error}; give the .onnx the engine was built from"

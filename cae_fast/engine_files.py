@@ -13,7 +13,9 @@ import dataclasses
 import hashlib
 import hmac
 import json
+import math
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ FORMAT_VERSION = 1
 _MODE = 0o600
 _LARGEST_MANIFEST = 1 << 20
 _SHORTEST_KEY = 16  # bytes
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Shapes = dict[str, list[int | str]]
 
@@ -178,11 +181,11 @@ def read_manifest(path: str | os.PathLike[str], *, key: bytes | None = None) -> 
     data, mode = _read(file, _LARGEST_MANIFEST, "manifest")
     _check_mode(file, mode)
     try:
-        values = json.loads(data)
+        values = json.loads(data, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise EngineError(f"{file}: not a JSON object; the engine is refused")
+        raise EngineError(f"{file}: not a JSON object of finite numbers; the engine is refused")
     signature = values.pop("hmac_sha256", None)
     if values.get("format_version") != FORMAT_VERSION:
         raise EngineError(
@@ -199,10 +202,19 @@ def read_manifest(path: str | os.PathLike[str], *, key: bytes | None = None) -> 
             or (isinstance(values[name], bool) and kind != "bool")
         )
     ]
+    # Compared in constant time, which Python refuses for text that is not ASCII.
+    digests = {"sha256": values.get("sha256"), "hmac_sha256": signature}
+    wrong += [
+        name
+        for name, value in digests.items()
+        if name not in wrong
+        and not (name == "hmac_sha256" and value is None)
+        and not (isinstance(value, str) and _DIGEST.fullmatch(value))
+    ]
     if wrong:
         raise EngineError(f"{file}: wrong or missing {', '.join(map(repr, wrong))}; refused")
     if key is not None and not (
-        isinstance(signature, str) and hmac.compare_digest(signature, _signature(values, key))
+        signature is not None and hmac.compare_digest(signature, _signature(values, key))
     ):
         said = "is not signed" if signature is None else "does not bear the signature"
         raise EngineError(f"{file}: {said} of the key of {KEY_VARIABLE}; the engine is refused")
@@ -270,6 +282,14 @@ def _check_mode(path: Path, mode: int) -> None:
             f"{path}: others may write to it (mode {mode:04o}), so it may not be what was built: "
             "chmod 600 if you trust it"
         )
+
+
+def _finite(text: str) -> float:
+    """A number of a manifest; ValueError for NaN and infinities, also those written as 1e999."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
 
 
 def _signature(values: dict[str, Any], key: bytes) -> str:

@@ -69,8 +69,9 @@ class IsolatedNetwork:
             if self._child is None or self._owner != os.getpid() or self._child.poll() is not None:
                 self._owner = os.getpid()
                 self._start()
-            self._send(_packed(np.ascontiguousarray(images, dtype=np.float32)))
-            kind, content = self._receive("classifying")
+            deadline = time.monotonic() + self._timeout_s
+            self._send(_packed(np.ascontiguousarray(images, dtype=np.float32)), deadline)
+            kind, content = self._receive("classifying", deadline)
         if kind == b"E":
             raise ClassifierError(f"{self.path}: {content.decode('utf-8', 'replace')}")
         try:
@@ -107,24 +108,33 @@ class IsolatedNetwork:
             env=environment,
             start_new_session=True,
         )
-        kind, content = self._receive("loading it")
+        assert self._child.stdin is not None
+        os.set_blocking(self._child.stdin.fileno(), False)  # see _send
+        kind, content = self._receive("loading it", time.monotonic() + self._timeout_s)
         if kind == b"E":
             self.close()
             raise ClassifierError(f"{self.path}: {content.decode('utf-8', 'replace')}")
         said: dict[str, Any] = json.loads(content)
         return said
 
-    def _send(self, message: bytes) -> None:
+    def _send(self, message: bytes, deadline: float) -> None:
         assert self._child is not None
         assert self._child.stdin is not None
+        descriptor = self._child.stdin.fileno()
+        rest = memoryview(_LENGTH.pack(len(message)) + message)
         try:
-            self._child.stdin.write(_LENGTH.pack(len(message)) + message)
-            self._child.stdin.flush()
+            while rest:
+                _, ready, _ = select.select(
+                    [], [descriptor], [], max(0.0, deadline - time.monotonic())
+                )
+                if not ready:
+                    raise self._late("classifying")
+                with contextlib.suppress(BlockingIOError):
+                    rest = rest[os.write(descriptor, rest) :]
         except OSError:
             raise self._ended("classifying") from None
 
-    def _receive(self, doing: str) -> tuple[bytes, bytes]:
-        deadline = time.monotonic() + self._timeout_s
+    def _receive(self, doing: str, deadline: float) -> tuple[bytes, bytes]:
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline, doing))
         if not 1 <= length <= _LARGEST:
             raise self._ended(doing)
@@ -139,15 +149,18 @@ class IsolatedNetwork:
         while len(parts) < count:
             ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
-                self.close()
-                raise ClassifierError(
-                    f"{self.path}: its process took more than {self._timeout_s:g} s {doing}: ended"
-                )
+                raise self._late(doing)
             part = os.read(descriptor, min(count - len(parts), 1 << 20))
             if not part:
                 raise self._ended(doing)
             parts += part
         return bytes(parts)
+
+    def _late(self, doing: str) -> ClassifierError:
+        self.close()
+        return ClassifierError(
+            f"{self.path}: its process took more than {self._timeout_s:g} s {doing}: ended"
+        )
 
     def _ended(self, doing: str) -> ClassifierError:
         child = self._child

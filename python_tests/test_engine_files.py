@@ -105,12 +105,29 @@ def test_damaged_manifest_is_refused(engine: Path, content: bytes) -> None:
         ({"sha256": None}, "'sha256'"),
         ({"more": 1}, "'more'"),
         ({"gpus": [89]}, "gpus must be texts"),
+        ({"sha256": "é" * 64}, "'sha256'"),
+        ({"sha256": "A" * 64}, "'sha256'"),
+        ({"sha256": "a" * 63}, "'sha256'"),
+        ({"hmac_sha256": "é" * 64}, "'hmac_sha256'"),
+        ({"hmac_sha256": 3}, "'hmac_sha256'"),
+        ({"build_seconds": float("nan")}, "not a JSON object"),
+        ({"build_seconds": float("inf")}, "not a JSON object"),
     ],
 )
 def test_wrong_fields_are_refused(engine: Path, values: dict[str, Any], word: str) -> None:
     edited(engine, **values)
     with pytest.raises(EngineError, match=word):
         read_engine(engine)
+    with pytest.raises(EngineError, match=f"{word}|is not signed"):
+        read_engine(engine, key=KEY)
+
+
+def test_number_beyond_floats_is_refused(engine: Path) -> None:
+    path = manifest_path(engine)
+    path.write_text(path.read_text().replace('"build_seconds": 0.0', '"build_seconds": 1e999'))
+    for key in (None, KEY):
+        with pytest.raises(EngineError, match="not a JSON object"):
+            read_engine(engine, key=key)
 
 
 def test_writable_by_others_is_refused(engine: Path) -> None:
@@ -212,3 +229,19 @@ def test_engine_as_classifier_is_checked_first(engine: Path) -> None:
     with pytest.raises(EngineError, match="truncated"):
         cf.Classifier.load(engine)
     assert read_manifest(engine).part == "decoder"
+
+
+def test_engine_as_classifier_is_read_once(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes that were checked are those that are run, whatever the file holds by then."""
+    given: list[tuple[bytes, Manifest]] = []
+
+    def run(path: Path, plan: bytes, manifest: Manifest) -> Any:
+        engine.write_bytes(b"another")
+        given.append((plan, manifest))
+        raise cf.BackendUnavailable("seen")
+
+    checked = read_engine(engine)
+    monkeypatch.setattr("cae_fast.engines.runtime.run_engine", run)
+    with pytest.raises(cf.BackendUnavailable, match="seen"):
+        cf.Classifier.load(engine)
+    assert given == [checked]

@@ -136,3 +136,39 @@ def test_triton_takes_engines_of_its_own_flavour_only(tmp_path: Path, workspace:
     config = parsed(tmp_path / "models" / "encoder" / "config.pbtxt")
     assert (config.platform, config.max_batch_size) == ("tensorrt_plan", 4)
     assert (tmp_path / "models" / "encoder" / "1" / "model.plan").read_bytes() == plan
+
+
+def test_triton_takes_engines_of_the_given_classifier_only(
+    tmp_path: Path, workspace: Workspace
+) -> None:
+    model, classifier = cf.CAE.load(workspace.model), cf.Classifier.load(workspace.classifier)
+    names = tuple(model.config.class_names)
+    plan, path = b"plan" * 9, tmp_path / "c.engine"
+    command = ["export", str(workspace.model), "--classifier", str(workspace.classifier)]
+    command += ["--engine", str(path), "--triton", str(tmp_path / "models")]
+    for sha256, said, words in (
+        ("b" * 64, names, "built from another classifier"),
+        (None, names, "built from another classifier"),
+        (classifier.sha256, names[::-1], "its classes are"),
+        (classifier.sha256, names, None),
+    ):
+        manifest = Manifest(
+            part="decoder-classifier",
+            flavour="tensorrt",
+            version="11.0",
+            gpus=("sm90",),
+            precision="fp16",
+            phases=False,
+            max_batch=4,
+            model_sha256=model.sha256,
+            classifier_sha256=sha256,
+            class_names=said,
+            inputs={"class_code": ["batch", 4]},
+            outputs={"logits": ["batch", len(names)]},
+        )
+        write_engine(path, plan, manifest)
+        done = cae_fast(*command)
+        assert done.code == (0 if words is None else 2), done.err
+        assert (words or "") in done.err
+        assert (tmp_path / "models").exists() == (words is None)
+    assert (tmp_path / "models" / "decoder_classifier" / "1" / "model.plan").read_bytes() == plan

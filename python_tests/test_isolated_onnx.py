@@ -52,6 +52,26 @@ def test_a_process_that_dies_is_an_error_and_is_replaced(file: Path, number: int
     assert child.returncode == -signal.SIGKILL
 
 
+def test_time_limit_holds_while_images_are_sent(file: Path) -> None:
+    """More than a pipe holds, to a process that reads nothing of it."""
+    images = random_images(toy_model().config, 2000)
+    assert images.nbytes > 1 << 20
+    classifier = cf.Classifier.load(file, isolate=True)
+    network = classifier.function
+    expected = network(images)
+    assert len(expected) == len(images)
+    child = network._child
+    child.send_signal(signal.SIGSTOP)
+    network._timeout_s = 0.5
+    since = time.monotonic()
+    with pytest.raises(cf.ClassifierError, match=r"c\.onnx: its process took more than 0\.5 s"):
+        network(images)
+    assert time.monotonic() - since < 10
+    assert child.returncode == -signal.SIGKILL
+    network._timeout_s = 60
+    np.testing.assert_array_equal(network(images), expected)
+
+
 def test_dying_while_it_loads_is_an_error(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cae_fast.isolated_onnx.sys.executable", "/bin/false")
     with pytest.raises(cf.ClassifierError, match="ended with code 1 while loading"):

@@ -46,7 +46,10 @@ def fitting(
         try:
             manifest = read_manifest(path, key=key)
             if _fits(manifest, request, flavour, gpu):
-                return read_engine(path, key=key)
+                # Written anew since, it may be of something else: what counts is what was read.
+                plan, manifest = read_engine(path, key=key)
+                if _fits(manifest, request, flavour, gpu):
+                    return plan, manifest
         except EngineError as error:
             warnings.warn(f"passed over: {error}", RuntimeWarning, stacklevel=3)
     return None

@@ -7,6 +7,7 @@ flavour and version that is installed, for the GPU that is there.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,17 +129,22 @@ class Engine:
         if self._engine is None:
             raise EngineError(f"{name}: {flavour.name} refuses it ({self._log.last()})")
         self._contexts: OrderedDict[int, EngineContext] = OrderedDict()
+        self._lock = threading.Lock()
 
     def context(self, batch: int) -> EngineContext:
-        """An execution context for one batch size; the least recently used one goes."""
-        found = self._contexts.pop(batch, None)
-        if found is None:
-            while len(self._contexts) >= _KEPT:
-                self._contexts.popitem(last=False)
-            with self._torch.cuda.device(self._index):
-                found = self._made(batch)
-        self._contexts[batch] = found
-        return found
+        """An execution context for one batch size; the least recently used one goes.
+
+        Whoever captures a run of it in a graph keeps it: the graph uses its memory.
+        """
+        with self._lock:
+            found = self._contexts.pop(batch, None)
+            if found is None:
+                while len(self._contexts) >= _KEPT:
+                    self._contexts.popitem(last=False)
+                with self._torch.cuda.device(self._index):
+                    found = self._made(batch)
+            self._contexts[batch] = found
+            return found
 
     def _made(self, batch: int) -> EngineContext:
         if not 1 <= batch <= self.max_batch:
@@ -173,6 +179,7 @@ class EngineContext:
         self._shapes = shapes
         self._index = index
         self._log = log
+        self._lock = threading.Lock()  # addresses belong to the run that is queued next
 
     def run(self, tensors: Mapping[str, Any], stream: int) -> None:
         """Queues one run.
@@ -184,6 +191,10 @@ class EngineContext:
         Raises:
             EngineError: A tensor is missing or of another shape, or TensorRT refuses the run.
         """
+        with self._lock:
+            self._queue(tensors, stream)
+
+    def _queue(self, tensors: Mapping[str, Any], stream: int) -> None:
         for name, shape in self._shapes.items():
             tensor = tensors[name]
             if (
@@ -214,6 +225,22 @@ def open_engine(path: Path, *, index: int = 0, key: bytes | None = None) -> Engi
         BackendUnavailable: No TensorRT, no GPU, or no torch with CUDA.
     """
     plan, manifest = read_engine(path, key=key if key is not None else signing_key())
+    return run_engine(path, plan, manifest, index=index)
+
+
+def run_engine(path: Path, plan: bytes, manifest: Manifest, *, index: int = 0) -> Engine:
+    """Gives an engine that was read and checked to the runtime, without reading it again.
+
+    Args:
+        path: For messages.
+        plan: Bytes that :func:`read_engine` returned with `manifest`.
+        manifest: Of the plan.
+        index: Of the GPU.
+
+    Raises:
+        EngineError: It is for another TensorRT or GPU.
+        BackendUnavailable: No TensorRT, no GPU, or no torch with CUDA.
+    """
     flavour = find_flavour(manifest.flavour)
     refuse_foreign(path, manifest, flavour, gpu_of(index))
     return Engine(plan, manifest, flavour, index)
@@ -222,9 +249,12 @@ def open_engine(path: Path, *, index: int = 0, key: bytes | None = None) -> Engi
 def engine_module(engine: Engine, index: int) -> Any:
     """A classifier engine as a `torch.nn.Module`, images [N, C, S, S] -> logits [N, K].
 
-    A module is what may be captured in the graph of a search.
+    A module is what may be captured in the graph of a search. A graph uses the memory of the
+    contexts that it captured, and nobody says when it goes: the module keeps its contexts.
     """
     torch = cuda_torch(index)
+    kept: dict[int, EngineContext] = {}
+    lock = threading.Lock()
     base: Any = torch.nn.Module
 
     class EngineModule(base):  # type: ignore[misc]
@@ -240,7 +270,11 @@ def engine_module(engine: Engine, index: int) -> Any:
             for first in range(0, len(images), engine.max_batch):
                 part = slice(first, first + engine.max_batch)
                 tensors = {"images": images[part].contiguous(), "logits": logits[part]}
-                engine.context(len(tensors["images"])).run(tensors, stream)
+                batch = len(tensors["images"])
+                with lock:
+                    if batch not in kept:
+                        kept[batch] = engine.context(batch)
+                    kept[batch].run(tensors, stream)
             return logits
 
     return EngineModule()

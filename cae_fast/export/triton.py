@@ -51,14 +51,14 @@ def write_repository(
         Triton's platform by model name.
 
     Raises:
-        EngineError: An engine is damaged, of another model, or of a flavour that Triton cannot
-            load.
+        EngineError: An engine is damaged, of another model or classifier, or of a flavour that
+            Triton cannot load.
         ValueError: A wrong option, or a folder that is not empty.
     """
     if isinstance(max_batch, bool) or not 1 <= max_batch <= 65_535:
         raise EngineError(f"max_batch must be an integer in 1..65535, got {max_batch!r}")
     parts = ["encoder", "decoder", *(["decoder-classifier"] if classifier is not None else [])]
-    plans = {part: plan for part, plan in (_plan(path, model, key) for path in engines)}
+    plans = {part: plan for part, plan in (_plan(path, model, classifier, key) for path in engines)}
     if unknown := sorted(set(plans) - set(parts)):
         raise EngineError(f"no engine of the {unknown[0]} is served here, only of {parts}")
     platforms = {}
@@ -105,7 +105,7 @@ def configuration(name: str, platform: str, max_batch: int, inputs: Shapes, outp
 
 
 def _plan(
-    path: str | os.PathLike[str], model: CAE, key: bytes | None
+    path: str | os.PathLike[str], model: CAE, classifier: Classifier | None, key: bytes | None
 ) -> tuple[str, tuple[bytes, Shapes, Shapes, int]]:
     """A checked engine: part, and what its configuration needs."""
     engine, manifest = read_engine(path, key=key)
@@ -116,4 +116,12 @@ def _plan(
         )
     if manifest.model_sha256 != model.sha256:
         raise EngineError(f"{path}: built from another model")
+    if "classifier" in manifest.part and classifier is not None:
+        if classifier.sha256 is None or manifest.classifier_sha256 != classifier.sha256:
+            raise EngineError(f"{path}: built from another classifier than {classifier.name}")
+        if manifest.class_names != tuple(model.config.class_names):
+            raise EngineError(
+                f"{path}: its classes are {list(manifest.class_names)}, expected "
+                f"{list(model.config.class_names)}"
+            )
     return manifest.part, (engine, manifest.inputs, manifest.outputs, manifest.max_batch)
