@@ -245,3 +245,31 @@ def test_engine_as_classifier_is_read_once(engine: Path, monkeypatch: pytest.Mon
     with pytest.raises(cf.BackendUnavailable, match="seen"):
         cf.Classifier.load(engine)
     assert given == [checked]
+
+
+def test_engine_replaced_while_a_folder_is_searched_is_not_taken(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must be what is asked for by the manifest that was read with it, not by an earlier one."""
+    from cae_fast.engines import cache
+    from cae_fast.engines.build import EngineRequest
+    from cae_fast.engines.flavours import Flavour
+    from cae_fast.testing import toy_model
+
+    model = toy_model()
+    wanted = EngineRequest(model=model, part="decoder", precision="fp16", max_batch=4)
+    fits = dataclasses.replace(
+        MANIFEST, part="decoder", model_sha256=model.sha256, built_by=cf.__version__
+    )
+    flavour = Flavour(MANIFEST.flavour, MANIFEST.version, None)
+    written = write_engine(engine, PLAN, fits)
+    search = (engine.parent, wanted, flavour, "sm89", None)
+    assert cache.fitting(*search) == (PLAN, written)
+
+    def then_replaced(path: Path, *, key: bytes | None) -> Manifest:
+        said = read_manifest(path, key=key)
+        write_engine(path, PLAN[::-1], dataclasses.replace(fits, model_sha256="b" * 64))
+        return said
+
+    monkeypatch.setattr(cache, "read_manifest", then_replaced)
+    assert cache.fitting(*search) is None
