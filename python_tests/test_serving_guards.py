@@ -92,3 +92,39 @@ def test_long_text_among_numbers_takes_no_memory() -> None:
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 20 * 2**20  # as an array of texts: 40 GB
+
+
+def test_engine_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process can be made for a while: nothing is leaked, and it is ready after that."""
+    import os
+    import subprocess
+
+    from cae_fast.serving.engine_process import RemoteEngine
+
+    start = subprocess.Popen
+    refusals = 0
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        nonlocal refusals
+        refusals += 1
+        if refusals <= 3:
+            raise BlockingIOError(11, "no more processes")
+        return start(*arguments, **options)
+
+    async def live() -> None:
+        engine = RemoteEngine(Settings(FILES), None)
+        await engine.start()
+        opened = len(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+        assert engine.pid is not None
+        os.kill(engine.pid, 9)
+        async with asyncio.timeout(30):
+            while engine.ready:
+                await asyncio.sleep(0.02)
+            while not engine.ready:
+                await asyncio.sleep(0.02)
+        assert len(os.listdir("/proc/self/fd")) == opened
+        await engine.stop()
+
+    asyncio.run(live())
+    assert refusals == 4
