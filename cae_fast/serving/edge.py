@@ -56,6 +56,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
+        path = _inside(scope)  # routing changes the scope's root path
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
@@ -66,17 +67,17 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = self._headers(scope, message.get("headers", ()), request_id)
+                message["headers"] = self._headers(path, message.get("headers", ()), request_id)
             # A client that does not read must not hold on to the answer for ever.
             async with asyncio.timeout(self.settings.write_timeout_s):
                 await send(message)
 
         try:
-            self._check(scope, headers)
+            self._check(scope, path, headers)
             await self.app(scope, receive, sending)
         except Refused as refused:
             if status == 0 and refused.status != 499:
-                await _answer(sending, scope, refused, request_id)
+                await _answer(sending, path, refused, request_id)
             status = status or refused.status
         except TimeoutError:
             log.warning("an answer was not read in time")
@@ -88,11 +89,11 @@ class Edge:
             )
             if status == 0:
                 internal = Refused(500, "internal", "something went wrong here")
-                await _answer(sending, scope, internal, request_id)
+                await _answer(sending, path, internal, request_id)
         finally:
-            self._note(scope, status, time.perf_counter() - start, request_id)
+            self._note(scope, path, status, time.perf_counter() - start, request_id)
 
-    def _check(self, scope: Any, headers: dict[bytes, bytes]) -> None:
+    def _check(self, scope: Any, inside: str, headers: dict[bytes, bytes]) -> None:
         """Refuses addresses that are no addresses, and who has no token."""
         path: str = scope["path"]
         raw = scope.get("raw_path") or b""
@@ -101,24 +102,24 @@ class Edge:
             raise Refused(400, "bad_path", "the address is too long")
         if not path.isprintable() or "\\" in path or ".." in parts or b"%2f" in raw.lower():
             raise Refused(400, "bad_path", "the address has characters or parts that none has")
-        if self._token is None or not _needs_token(path):
+        if self._token is None or _is_open(inside):
             return
         if not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
             raise Refused(401, "unauthorized", "a bearer token is needed")
 
     @staticmethod
-    def _headers(scope: Any, headers: Any, request_id: str) -> list[tuple[bytes, bytes]]:
+    def _headers(path: str, headers: Any, request_id: str) -> list[tuple[bytes, bytes]]:
         kept = list(headers)
         names = {name.lower() for name, _ in kept}
-        page = _route(scope["path"]) == "page"
+        page = _route(path) == "page"
         added = [*_HEADERS, (b"x-request-id", request_id.encode())]
         added.append((b"content-security-policy", _PAGE_POLICY if page else _POLICY))
         if not page:
             added.append((b"cache-control", b"no-store"))
         return [*kept, *(pair for pair in added if pair[0] not in names)]
 
-    def _note(self, scope: Any, status: int, seconds: float, request_id: str) -> None:
-        route = _route(scope["path"])
+    def _note(self, scope: Any, path: str, status: int, seconds: float, request_id: str) -> None:
+        route = _route(path)
         self.metrics.requests.labels(route, str(status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)
         if log.isEnabledFor(logging.INFO) and route not in ("/v2/health", "/metrics"):
@@ -132,9 +133,18 @@ class Edge:
             log.info("request", extra={"fields": fields})
 
 
-def _needs_token(path: str) -> bool:
+def _inside(scope: Any) -> str:
+    """The address below the root path (of a mount or a proxy), as routing takes it."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and (path == root or path.startswith(root + "/")):
+        return path[len(root) :] or "/"
+    return path
+
+
+def _is_open(path: str) -> bool:
     """Health is for load balancers, and the page only asks for the token; all else needs it."""
-    return _route(path) not in ("page", "/v2/health")
+    return path == "/" or path.startswith(("/page/", "/v2/health/"))
 
 
 def _route(path: str) -> str:
@@ -144,17 +154,18 @@ def _route(path: str) -> str:
     for group in _GROUPS:
         if path == group or path.startswith(group + "/"):
             return group
-    return "/openapi" if path in ("/openapi.json", "/docs") else "page"
+    if path == "/" or path.startswith("/page/"):
+        return "page"
+    return "/openapi" if path in ("/openapi.json", "/docs") else "other"
 
 
-async def _answer(send: Send, scope: Any, refused: Refused, request_id: str) -> None:
+async def _answer(send: Send, path: str, refused: Refused, request_id: str) -> None:
     """A refusal: an object on the service's own routes, a text where a protocol says so."""
     said: Any = {
         "code": refused.code,
         "message": refused.message,
         "request_id": request_id,
     }
-    path = scope["path"]
     protocol = path.startswith("/v2") or (path.startswith("/v1/") and ":" in path)
     value = {"error": refused.message if protocol else said, "request_id": request_id}
     if protocol:

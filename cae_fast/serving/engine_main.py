@@ -124,7 +124,13 @@ class EngineProcess:
             elif said["op"] == "drop":
                 self.core.drop(*model)
             else:
-                self.core.canary(*model)
+                self._begun = time.monotonic()
+                self._sign()
+                try:
+                    self.core.canary(*model)
+                finally:
+                    self._begun = 0.0
+                    self._sign()
             answer["at"] = packet.write(slot.view, result)
         except (ValueError, OSError, BackendUnavailable, MissingExtra, OutOfMemory) as error:
             answer["error"] = " ".join(str(error).split())[:2000]

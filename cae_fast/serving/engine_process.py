@@ -151,10 +151,11 @@ class RemoteEngine:
             large = (413, "too_large", "the image does not fit into the memory of a batch")
             return Outcome(failures={row: large for row in range(len(jobs))})
         said = await self._ask({"op": "explain", "slot": index, "at": at, "id": number})
-        outcome = Outcome.from_tree(packet.read(slot.view, *said["at"]))
-        if said["at"][1] > 2 * KEEP_BYTES:
-            slot.forget(KEEP_BYTES)
-        self._free.append(index)
+        outcome = Outcome.from_tree(said["result"])
+        if index < len(self._slots) and self._slots[index] is slot:  # not of a process that ended
+            if said["at"][1] > 2 * KEEP_BYTES:
+                slot.forget(KEEP_BYTES)
+            self._free.append(index)
         return outcome
 
     async def _control(
@@ -178,10 +179,7 @@ class RemoteEngine:
             said = await asyncio.wait_for(self._ask(message), _LOAD_S)
             if "error" in said:
                 raise CAEError(said["error"])
-            slot = self._slots[_BATCH_SLOTS]
-            result = packet.read(slot.view, *said["at"])
-            slot.forget(0)
-            return result
+            return said["result"]
 
     async def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Sends a message and waits for its answer."""
@@ -200,9 +198,35 @@ class RemoteEngine:
     async def _launch(self) -> None:
         """A process with its memory and its socket."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._start_process(theirs)
+        except BaseException:
+            ours.close()
+            self._forget_memory()
+            raise
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        self._channel = ours
+        loop = asyncio.get_running_loop()
+        self._hello = loop.create_future()
+        loop.add_reader(ours.fileno(), self._receive, ours)
+        try:
+            await asyncio.wait_for(asyncio.shield(self._hello), _START_S)
+        except TimeoutError:
+            self._bury("did not start", kill=True)
+            raise EngineLost(started=False) from None
+
+    def _start_process(self, theirs: socket.socket) -> None:
+        """The process and its memory.
+
+        Raises:
+            OSError: The system has no more descriptors, memory or processes.
+        """
         slot_bytes = self._settings.slot_mb * 2**20
         self._head = packet.Segment(4096)
-        self._slots = [packet.Segment(slot_bytes) for _ in range(_BATCH_SLOTS + 1)]
+        for _ in range(_BATCH_SLOTS + 1):
+            self._slots.append(packet.Segment(slot_bytes))
         self._free = list(range(_BATCH_SLOTS))
         HEAD.pack_into(self._head.view, 0, time.monotonic(), -1, 0.0)
         descriptors = [self._head.descriptor, *(slot.descriptor for slot in self._slots)]
@@ -218,25 +242,19 @@ class RemoteEngine:
             "parent": os.getpid(),
         }
         command = [sys.executable, "-m", "cae_fast.serving.engine_main", json.dumps(given)]
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *descriptors),
-            )
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        self._channel = ours
-        loop = asyncio.get_running_loop()
-        self._hello = loop.create_future()
-        loop.add_reader(ours.fileno(), self._receive, ours)
-        try:
-            await asyncio.wait_for(asyncio.shield(self._hello), _START_S)
-        except TimeoutError:
-            self._bury("did not start", kill=True)
-            raise EngineLost(started=False) from None
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(), *descriptors),
+        )
+
+    def _forget_memory(self) -> None:
+        """Lets go of the memory shared with a process."""
+        for segment in (self._head, *self._slots):
+            if segment is not None:
+                segment.close()
+        self._head, self._slots, self._free = None, [], []
 
     def _receive(self, channel: socket.socket) -> None:
         """Takes what the process says; nothing is said when it ended."""
@@ -256,6 +274,12 @@ class RemoteEngine:
                     self._hello.set_result(None)
                 continue
             answer = self._pending.pop(said["id"], None)
+            if "at" in said:
+                # Read now: the next message may be that the process ended, and its memory goes.
+                slot = self._slots[said["slot"]]
+                said["result"] = packet.read(slot.view, *said["at"])
+                if said["slot"] == _BATCH_SLOTS:
+                    slot.forget(0)
             if answer is not None and not answer.done():
                 answer.set_result(said)
 
@@ -279,10 +303,7 @@ class RemoteEngine:
         self._pending.clear()
         if self._hello is not None and not self._hello.done():
             self._hello.set_exception(EngineLost(started=False))
-        for segment in (self._head, *self._slots):
-            if segment is not None:
-                segment.close()
-        self._head, self._slots, self._free = None, [], []
+        self._forget_memory()
         if self._stopping:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(5)
@@ -303,9 +324,13 @@ class RemoteEngine:
                 await self._control("load", name, version, files)
         except EngineLost:
             return  # buried, and on its way again
-        except (CAEError, TimeoutError) as error:
-            log.error("the engine cannot load its models again: %s", error)
-            self._bury("cannot load its models again", kill=True)
+        except Exception as error:
+            log.error("the engine cannot be started again: %s", error)
+            if self._process is None:  # not even a process: nothing to bury
+                self._fault = "the engine cannot be started"
+                self._spawn(self._again(ended, "could not be started"))
+            else:
+                self._bury("cannot load its models again", kill=True)
             return
         self._ready, self._fault = True, ""
         self.on_ready()

@@ -77,6 +77,7 @@ class LocalEngine:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._busy_since: float | None = None
+        self._canary_since: float | None = None
 
     @property
     def ready(self) -> bool:
@@ -86,9 +87,9 @@ class LocalEngine:
     @property
     def fault(self) -> str:
         """Why it is not alive, or an empty string."""
-        since = self._busy_since
-        if since is not None and time.monotonic() - since > self._settings.hang_s:
-            return "a batch hangs"
+        for since in (self._busy_since, self._canary_since):
+            if since is not None and time.monotonic() - since > self._settings.hang_s:
+                return "a batch hangs"
         return ""
 
     def most(self, options: Options, image_bytes: int, num_classes: int) -> int:
@@ -121,7 +122,17 @@ class LocalEngine:
 
     async def canary(self, name: str, version: int) -> None:
         """Explains one image."""
-        await self._in(self._worker, self._ready_core().canary, name, version)
+        core = self._ready_core()
+
+        def explain_one() -> None:
+            # Begun where the worker is free: a batch at work keeps its own time.
+            self._canary_since = time.monotonic()
+            try:
+                core.canary(name, version)
+            finally:
+                self._canary_since = None
+
+        await self._in(self._worker, explain_one)
 
     async def explain(self, name: str, version: int, jobs: list[Job]) -> Outcome:
         """Explains a batch in the engine's thread."""

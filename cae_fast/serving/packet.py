@@ -38,9 +38,14 @@ class Segment:
         self.size = size
         if descriptor is None:
             descriptor = os.memfd_create("cae-fast-slot", os.MFD_CLOEXEC)
-            os.ftruncate(descriptor, size)
         self.descriptor = descriptor
-        self._map = mmap.mmap(descriptor, size)
+        try:
+            if os.fstat(descriptor).st_size < size:
+                os.ftruncate(descriptor, size)
+            self._map = mmap.mmap(descriptor, size)
+        except OSError:
+            os.close(descriptor)
+            raise
         self.view = memoryview(self._map)
 
     def forget(self, keep: int) -> None:

@@ -89,7 +89,10 @@ def parse(body: bytes, header_length: str | None) -> InferRequest:
         at = _take(request, tensor, body, at)
     if at != len(body):
         raise _bad(f"{len(body) - at} bytes of binary data belong to no input")
-    for output in value.get("outputs") or ():
+    outputs = value.get("outputs") or []
+    if not isinstance(outputs, list):
+        raise _bad("outputs must be a list of objects with a name")
+    for output in outputs:
         if not isinstance(output, dict) or not isinstance(output.get("name"), str):
             raise _bad("an output must be an object with a name")
         asked = _object(output, "parameters")
@@ -135,25 +138,31 @@ def _listed(data: Any, name: str, datatype: str, count: int) -> Array:
     """A tensor of JSON lists, flat or nested."""
     if not isinstance(data, list):
         raise _bad(f"input {name!r} has no data")
+    flat: list[Any] = data
     if datatype == "BYTES":
-        flat: list[Any] = data
         while flat and isinstance(flat[0], list):
             flat = [item for row in flat if isinstance(row, list) for item in row]
         if len(flat) != count or not all(isinstance(item, str) for item in flat):
             raise _bad(f"input {name!r} must hold {count} texts")
         return np.array([item.encode() for item in flat], dtype=object)
+    while flat and isinstance(flat[0], list):
+        width = len(flat[0])
+        if not all(isinstance(row, list) and len(row) == width for row in flat):
+            raise _bad(f"input {name!r}: its lists differ in length")
+        flat = [item for row in flat for item in row]
+    # Before numpy sees them: one long text would make all items as long.
+    if not all(isinstance(item, bool | int | float) for item in flat):
+        raise _bad(f"input {name!r} holds something else than numbers of {datatype}")
+    if len(flat) != count:
+        raise _bad(f"input {name!r} must hold {count} numbers, got {len(flat)}")
     try:
-        array = np.array(data)
+        array = np.array(flat)
         if array.dtype.kind not in "biuf" or (datatype != "BOOL" and array.dtype.kind == "b"):
             raise ValueError
-        if array.size != count:
-            raise _bad(f"input {name!r} must hold {count} numbers, got {array.size}")
         wanted = np.dtype(_DTYPES[datatype])
         if wanted.kind in "iu" and not _fits(array, wanted):
             raise ValueError
         return array.astype(wanted).reshape(-1)
-    except Refused:
-        raise
     except (ValueError, TypeError, OverflowError):
         raise _bad(f"input {name!r} holds something else than numbers of {datatype}") from None
 
