@@ -59,8 +59,8 @@ def router(service: "Service") -> "APIRouter":
     async def explain(model: str, request: Request) -> Response:
         """Explain images; one that is refused is an explanation with an `error`."""
         service.batcher.check_room()
-        served = service.catalog.get(model)
         value = asking.parse_json(await asking.read_body(request, service.settings))
+        served = service.catalog.get(model)  # after the body: a reload may come meanwhile
         if unknown := set(value) - {"instances", "parameters", "signature_name"}:
             raise Refused(400, "unknown_field", f"unknown field {sorted(unknown)[0][:64]!r}")
         instances = value.get("instances")

@@ -95,22 +95,22 @@ def router(service: "Service") -> "APIRouter":
     async def infer(request: Request, model: str, version: str = "") -> Response:
         """Explain a batch of images."""
         service.batcher.check_room()
-        served = _version(service, model, version)
         body = await asking.read_body(request, service.settings)
+        served = _version(service, model, version)  # after the body: a reload may come meanwhile
         sent = tensors.parse(body, request.headers.get("inference-header-content-length"))
         asked = asking.read_options(sent.parameters, served, service.settings)
         if asked.options.frames:
             raise Refused(400, "bad_value", "frames are not served here; use /explain")
         if unknown := set(sent.outputs) - set(OUTPUTS):
             raise Refused(400, "bad_tensor", f"unknown output {sorted(unknown)[0][:64]!r}")
-        jobs = _jobs(sent, asked, served, service)
+        jobs = await service.in_thread(_jobs, sent, asked, served, service)
         found = await service.explain(served, jobs, timeout_s=asked.timeout_s, request=request)
         for answer in found:
             if isinstance(answer, Refused):
                 raise answer
         encoding = time.perf_counter()
-        outputs = _outputs(served, [a for a in found if isinstance(a, Answer)])
-        content, headers = tensors.respond(served.name, str(served.version), sent, outputs)
+        good = [answer for answer in found if isinstance(answer, Answer)]
+        content, headers = await service.in_thread(_body, served, sent, good)
         service.metrics.stage("encode", time.perf_counter() - encoding)
         return Response(content, headers=headers)
 
@@ -280,6 +280,12 @@ def _targets(array: Any, datatype: str, count: int, model: ServedModel) -> list[
         texts = [bytes(item).decode("utf-8", "replace") for item in flat]
         return [asking.read_target(text, model) for text in texts]
     return [None if value == -1 else asking.read_target(int(value), model) for value in flat]
+
+
+def _body(
+    model: ServedModel, sent: tensors.InferRequest, found: list[Answer]
+) -> tuple[bytes, dict[str, str]]:
+    return tensors.respond(model.name, str(model.version), sent, _outputs(model, found))
 
 
 def _outputs(model: ServedModel, found: list[Answer]) -> dict[str, tuple[str, Any]]:
