@@ -26,6 +26,7 @@ from cae_fast.exemplars import average
 from cae_fast.explainer import Explainer
 from cae_fast.explanation import Explanation
 from cae_fast.images import load_images, to_uint8
+from cae_fast.manifold.choice import default_k
 from cae_fast.memory import is_out_of_memory
 from cae_fast.model import CAE
 from cae_fast.serving.jobs import Job, Options, Outcome, stacked
@@ -101,7 +102,7 @@ class EngineCore:
             max_batch=self._max_batch,
         )
         samples = sample_files(files)
-        k = _averaged(files)
+        k = _averaged(files, bank)
         loaded = Loaded(explainer, Plane.of(bank.codes), _canary(explainer, samples), k)
         _explain_canary(loaded)
         with self._lock:
@@ -184,15 +185,15 @@ def sample_files(files: ModelFiles) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)[:64]
 
 
-def _averaged(files: ModelFiles) -> int:
-    """`k` as asked for, else as the card beside the model says, else 1."""
+def _averaged(files: ModelFiles, bank: CodeBank) -> int:
+    """`k` as asked for, else as the card beside the model says, else the explainer's default."""
     if files.k is not None:
         return files.k
     try:
         card = json.loads((Path(files.model).parent / "card.json").read_text(encoding="utf-8"))
-        return int(card.get("k", 1))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return 1
+        return int(card["k"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return default_k(bank)
 
 
 def _canary(explainer: Explainer, samples: list[Path]) -> Float32:

@@ -31,7 +31,7 @@ class ModelFiles:
         classifier: .onnx, .pt2, TorchScript or `module:function`.
         bank: bank.parquet or bank.csv.
         samples: Folder of images offered on the page; by default `samples` beside the model.
-        k: Nearest exemplars averaged; by default the model card's `k`, else 1.
+        k: Nearest exemplars averaged; by default the model card's `k`, else the explainer's.
     """
 
     model: str
