@@ -3,25 +3,32 @@
 
 The bundled digits, PNG in and the binary map out (no frames), through `cae-fast serve` in both
 process layouts, beside a naive FastAPI handler around `Explainer.explain` and the same in LitServe.
-The engine's own time and batch throughput are measured alone, before and after. Clients are
-asyncio tasks of this process; its CPU time is reported.
+Servers are started anew in several rounds, one after the other; before and after each one the
+engine is measured alone on the same images: a share or a difference is to the mean of these two.
+Medians over rounds are written. Clients are asyncio tasks of this process; its CPU time is given.
 
-    python bench/load.py [--seconds 5] [--out bench/RESULTS_SERVICE.md]
+    python bench/load.py [--seconds 3] [--rounds 3] [--out bench/RESULTS_SERVICE.md]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
+import itertools
+import json
 import os
 import platform
 import signal
 import socket
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -80,32 +87,54 @@ if __name__ == "__main__":
 """
 
 
-def engine_alone() -> tuple[float, float]:
-    """Median seconds of one explanation, and explanations per second in batches of 32."""
-    code = """
+ENGINE = """
 import time, numpy as np, cae_fast as cf
 from cae_fast.demo import model_folder
 f = model_folder("digits")
 e = cf.Explainer(cf.CAE.load(f / "model.safetensors"), cf.Classifier.load(f / "classifier.onnx"),
     bank=cf.CodeBank.load(f / "bank.csv"))
 x = cf.load_images(sorted((f / "samples").glob("*.png")), size=32, channels=1)
-many = np.concatenate([x] * 3)[:32]
-def median(images, seconds):
-    e.explain(images, k=10)
+many = np.concatenate([x] * (1 + 31 // len(x)))[:32]
+def median(parts, seconds):
+    for part in parts[:3]:
+        e.explain(part, k=10)
     times, end = [], time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
-        for i in range(12):
-            part = images if len(images) > 1 else x[i:i + 1]
+        for part in parts:
             start = time.perf_counter(); e.explain(part, k=10)
             times.append(time.perf_counter() - start)
     return float(np.median(times))
-print(median(x[:1], 2), 32 / median(many, 3))
+while input():
+    print(median([x[i:i + 1] for i in range(len(x))], 0.7), 32 / median([many], 1.0), flush=True)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    single, rate = map(float, done.stdout.split())
-    return single, rate
+
+
+class EngineAlone:
+    """A process that measures the engine when asked, and waits otherwise."""
+
+    def __init__(self) -> None:
+        """Starts it."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", ENGINE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def measure(self) -> tuple[float, float]:
+        """Median seconds of one explanation, and explanations per second in batches of 32."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        single, rate = map(float, self._process.stdout.readline().split())
+        return single, rate
+
+    def close(self) -> None:
+        """Ends it."""
+        self._process.kill()
+        self._process.wait()
 
 
 def free_port() -> int:
@@ -117,7 +146,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(command: list[str], port: int, body: bytes) -> Iterator[float]:
+def running(command: list[str], port: int, bodies: list[bytes]) -> Iterator[float]:
     """A server as long as the block; yields seconds until it explained."""
     start = time.perf_counter()
     process = subprocess.Popen(
@@ -126,7 +155,7 @@ def running(command: list[str], port: int, body: bytes) -> Iterator[float]:
     try:
         while True:
             with contextlib.suppress(OSError, AssertionError, IndexError, EOFError):
-                asyncio.run(run_clients(port, 1, 0.01, body))
+                asyncio.run(run_clients(port, 1, 0.01, bodies))
                 break
             if process.poll() is not None or time.perf_counter() - start > 60:
                 raise RuntimeError(f"{command} does not answer")
@@ -141,10 +170,12 @@ def running(command: list[str], port: int, body: bytes) -> Iterator[float]:
             process.wait()
 
 
-async def client(port: int, until: float, body: bytes, times: list[float]) -> None:
-    """One connection that asks again and again."""
+async def client(
+    port: int, until: float, bodies: list[bytes], first: int, times: list[float]
+) -> None:
+    """One connection that asks again and again, for one image after the other."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    while True:
+    for body in itertools.islice(itertools.cycle(bodies), first, None):
         start = time.perf_counter()
         writer.write(body)
         head = await reader.readuntil(b"\r\n\r\n")
@@ -158,11 +189,11 @@ async def client(port: int, until: float, body: bytes, times: list[float]) -> No
     writer.close()
 
 
-async def run_clients(port: int, count: int, seconds: float, body: bytes) -> list[float]:
+async def run_clients(port: int, count: int, seconds: float, bodies: list[bytes]) -> list[float]:
     """Seconds of every request of `count` clients."""
     times: list[float] = []
     until = time.perf_counter() + seconds
-    await asyncio.gather(*(client(port, until, body, times) for _ in range(count)))
+    await asyncio.gather(*(client(port, until, bodies, i, times) for i in range(count)))
     return times
 
 
@@ -172,62 +203,113 @@ def request_bytes(content: bytes, kind: str, query: str = "") -> bytes:
     return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
 
 
-def main() -> None:
-    """Measures and writes the page."""
-    import base64
-    import json
-    import tempfile
+@dataclass
+class Case:
+    """What was measured of one server with one number of clients, a value a round."""
 
+    p50: list[float] = field(default_factory=list)
+    p95: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
+    served: list[float] = field(default_factory=list)
+    share: list[float] = field(default_factory=list)
+    more: list[float] = field(default_factory=list)
+    clients_cpu: list[float] = field(default_factory=list)
+    ready: list[float] = field(default_factory=list)
+
+    def row(self, name: str, clients: int) -> str:
+        """Of the table; in brackets the range over rounds."""
+        m = statistics.median
+        return (
+            f"| {name} | {clients} | {m(self.p50):.1f} | {m(self.p95):.1f} | {m(self.p99):.1f} | "
+            f"{m(self.served):.0f} | {m(self.share):.0%} "
+            f"({min(self.share):.0%} to {max(self.share):.0%}) | {m(self.more):+.1f} "
+            f"({min(self.more):+.1f} to {max(self.more):+.1f}) | {m(self.clients_cpu):.0%} | "
+            f"{m(self.ready):.1f} |"
+        )
+
+
+def measure_server(
+    engine: EngineAlone, command: list[str], bodies: list[bytes], seconds: float
+) -> tuple[dict[int, Case], list[tuple[float, float]]]:
+    """One round of one server: a case for each number of clients, and the engine before, after."""
+    port = free_port()
+    alone = [engine.measure()]
+    raw: dict[int, tuple[list[float], float, float]] = {}
+    with running([*command, str(port)], port, bodies) as ready:
+        asyncio.run(run_clients(port, 8, 1.0, bodies))
+        for count in CLIENTS:
+            cpu, start = time.process_time(), time.perf_counter()
+            times = asyncio.run(run_clients(port, count, seconds, bodies))
+            spent = time.perf_counter() - start
+            raw[count] = times, spent, (time.process_time() - cpu) / spent
+    alone.append(engine.measure())
+    single = statistics.mean(single for single, _ in alone)
+    rate = statistics.mean(rate for _, rate in alone)
+    cases = {}
+    for count, (times, spent, cpu) in raw.items():
+        p50, p95, p99 = (1000 * float(np.percentile(times, q)) for q in (50, 95, 99))
+        served = len(times) / spent
+        values = (p50, p95, p99, served, served / rate, p50 - 1000 * single, cpu, ready)
+        cases[count] = Case(*([value] for value in values))
+    return cases, alone
+
+
+def servers(scratch: Path, pngs: list[bytes]) -> dict[str, tuple[list[str], list[bytes]]]:
+    """Commands, to which a port is added, and requests."""
     from cae_fast.demo import model_folder
 
+    for name, text in (("naive.py", NAIVE), ("lit.py", LITSERVE)):
+        (scratch / name).write_text(text)
+    folder = model_folder("digits")
+    files = [str(folder / "model.safetensors"), str(folder / "classifier.onnx")]
+    serve = [sys.executable, "-m", "cae_fast", "serve", *files, "--bank", str(folder / "bank.csv")]
+    serve += ["--log", "off"]
+    ours = [request_bytes(png, "image/png", "?format=raw") for png in pngs]
+    lit = [
+        request_bytes(
+            json.dumps({"image": base64.b64encode(png).decode()}).encode(), "application/json"
+        )
+        for png in pngs
+    ]
+    return {
+        "cae-fast serve": ([*serve, "--port"], ours),
+        "cae-fast serve --in-process": ([*serve, "--in-process", "--port"], ours),
+        "naive FastAPI": (
+            [sys.executable, str(scratch / "naive.py")],
+            [request_bytes(png, "image/png") for png in pngs],
+        ),
+        "LitServe": ([sys.executable, str(scratch / "lit.py")], lit),
+    }
+
+
+def main() -> None:
+    """Measures and writes the page."""
+    from cae_fast.demo import model_folder
+    from cae_fast.files import atomic_write
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "RESULTS_SERVICE.md")
     parser.add_argument("--note", default="", help="what disturbed the machine")
     given = parser.parse_args()
-    folder = model_folder("digits")
-    png = (folder / "samples" / "00_3_as_8.png").read_bytes()
-    plain = request_bytes(png, "image/png")
-    ours = request_bytes(png, "image/png", "?format=raw")
-    lit = request_bytes(
-        json.dumps({"image": base64.b64encode(png).decode()}).encode(), "application/json"
-    )
-    files = [str(folder / "model.safetensors"), str(folder / "classifier.onnx")]
-    serve = [sys.executable, "-m", "cae_fast", "serve", *files, "--bank", str(folder / "bank.csv")]
+    samples = sorted((model_folder("digits") / "samples").glob("*.png"))
     load_before = os.getloadavg()[0]
-    single, rate = engine_alone()
-    rows: list[str] = []
+    cases: dict[tuple[str, int], Case] = {}
+    alone: list[tuple[float, float]] = []
+    engine = EngineAlone()
     with tempfile.TemporaryDirectory() as scratch:
-        for name, text in (("naive.py", NAIVE), ("lit.py", LITSERVE)):
-            (Path(scratch) / name).write_text(text)
-        servers = (
-            ("cae-fast serve", [*serve, "--log", "off", "--port"], ours),
-            (
-                "cae-fast serve --in-process",
-                [*serve, "--log", "off", "--in-process", "--port"],
-                ours,
-            ),
-            ("naive FastAPI", [sys.executable, f"{scratch}/naive.py"], plain),
-            ("LitServe", [sys.executable, f"{scratch}/lit.py"], lit),
-        )
-        for name, command, body in servers:
-            port = free_port()
-            with running([*command, str(port)], port, body) as ready:
-                asyncio.run(run_clients(port, 8, 1.0, body))
-                for count in CLIENTS:
-                    cpu, start = time.process_time(), time.perf_counter()
-                    times = asyncio.run(run_clients(port, count, given.seconds, body))
-                    spent = time.perf_counter() - start
-                    cpu = time.process_time() - cpu
-                    p50, p95, p99 = (1000 * float(np.percentile(times, q)) for q in (50, 95, 99))
-                    served = len(times) / spent
-                    rows.append(
-                        f"| {name} | {count} | {p50:.1f} | {p95:.1f} | {p99:.1f} | {served:.0f} | "
-                        f"{served / rate:.0%} | {p50 - 1000 * single:+.1f} | {cpu / spent:.0%} | "
-                        f"{ready:.1f} |"
-                    )
-                    print(rows[-1], flush=True)
-    single_after, rate_after = engine_alone()
+        peers = servers(Path(scratch), [sample.read_bytes() for sample in samples])
+        for number in range(given.rounds):
+            for name, (command, bodies) in peers.items():
+                measured, around = measure_server(engine, command, bodies, given.seconds)
+                alone += around
+                for count, case in measured.items():
+                    kept = cases.setdefault((name, count), Case())
+                    for item in fields(Case):
+                        getattr(kept, item.name).extend(getattr(case, item.name))
+                    print(f"round {number + 1}:", case.row(name, count), flush=True)
+    engine.close()
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         capture_output=True,
@@ -235,25 +317,27 @@ def main() -> None:
         cwd=ROOT,
         check=False,
     ).stdout.strip()
+    singles, rates = zip(*alone, strict=True)
     text = [
         "# The service under load",
         "",
-        f"Written by `python bench/load.py --seconds {given.seconds:g}` at commit {commit}, Python "
-        f"{platform.python_version()}, {os.cpu_count()} cores, load average {load_before:.1f} "
-        f"before and {os.getloadavg()[0]:.1f} after. {given.note}".rstrip(),
+        f"Written by `python bench/load.py --seconds {given.seconds:g} --rounds {given.rounds}` at "
+        f"commit {commit}, Python {platform.python_version()}, {os.cpu_count()} cores, load "
+        f"average {load_before:.1f} before. {given.note}".rstrip(),
         "",
-        "Bundled digits, PNG in, binary map out, no frames. The engine alone: "
-        f"{1000 * single:.1f} ms for one ({1000 * single_after:.1f} ms afterwards), {rate:.0f} "
-        f"explanations/s in batches of 32 ({rate_after:.0f} afterwards). Shares and differences "
-        "are to the first figures. Clients run on the same cores; their CPU time is in the table.",
+        f"Bundled digits ({len(samples)} images in turn), PNG in, binary map out, no frames. The "
+        f"engine alone: {1000 * statistics.median(singles):.1f} ms for one "
+        f"({1000 * min(singles):.1f} to {1000 * max(singles):.1f}), "
+        f"{statistics.median(rates):.0f} explanations/s in batches of 32 ({min(rates):.0f} to "
+        f"{max(rates):.0f}). It is measured before and after each server: shares and differences "
+        "are to the mean of the two; medians over rounds, in brackets their range. Clients run on "
+        "the same cores; their CPU time is in the table.",
         "",
         "| server | clients | p50 ms | p95 ms | p99 ms | per s | share of engine | p50 - engine ms "
         "| CPU of clients | start to first answer s |",
         "|---|---|---|---|---|---|---|---|---|---|",
-        *rows,
+        *(case.row(name, count) for (name, count), case in cases.items()),
     ]
-    from cae_fast.files import atomic_write
-
     with atomic_write(given.out) as temporary:
         temporary.write_text("\n".join(text) + "\n", encoding="utf-8")
 
