@@ -36,7 +36,7 @@ class StandIn:
         self.session = onnxruntime.InferenceSession(built, sess_options=options)
         self.batches: list[int] = []
 
-    def context(self, batch: int) -> StandInContext:
+    def context(self, batch: int, stream: int) -> StandInContext:
         assert 1 <= batch <= self.max_batch
         return StandInContext(self, batch)
 

@@ -99,7 +99,7 @@ def test_threads_share_contexts_and_do_not_mix_addresses(on_cpu: None) -> None:
 
     def work() -> None:
         images, logits = torch.zeros(4, 1, 2, 2), torch.zeros(4, 2)
-        context = engine.context(4)
+        context = engine.context(4, 0)
         contexts.append(context)
         pairs.add((images.data_ptr(), logits.data_ptr()))
         alive.append((images, logits))
@@ -116,3 +116,11 @@ def test_threads_share_contexts_and_do_not_mix_addresses(on_cpu: None) -> None:
     runs = contexts[0]._context.runs
     assert len(runs) == 30
     assert {(run["images"], run["logits"]) for run in runs} == pairs
+
+
+def test_streams_whose_runs_may_overlap_share_no_context(on_cpu: None) -> None:
+    engine = FakeEngine(max_batch=4)
+    first, second = engine.context(4, 1), engine.context(4, 2)
+    assert first is not second
+    assert engine.context(4, 1) is first
+    assert engine.context(3, 1) not in (first, second)

@@ -114,7 +114,7 @@ class TensorRTBackend(CudaBackend):
         used = []
         for first in range(0, len(images), self.max_batch):
             part = slice(first, first + self.max_batch)
-            used.append(self._encoder.context(len(images[part])))
+            used.append(self._encoder.context(len(images[part]), queue))
             tensors = {
                 "images": images[part],
                 "individual": individual[part],
@@ -132,7 +132,7 @@ class TensorRTBackend(CudaBackend):
             part = slice(first, first + self.max_batch)
             count = len(codes[part])
             self._torch.index_select(individual, 0, rows[part], out=gathered[:count])
-            used.append(self._decoder.context(count))
+            used.append(self._decoder.context(count, queue))
             tensors = {
                 "individual": gathered[:count],
                 "class_code": codes[part],

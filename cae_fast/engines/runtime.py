@@ -18,7 +18,7 @@ from ..errors import BackendUnavailable, EngineError, missing_extra
 from .build import new_log, profiles
 from .flavours import Flavour, find_flavour, present_gpus
 
-_KEPT = 8  # contexts of different batch sizes
+_KEPT = 8  # contexts of different batch sizes and streams
 
 
 class Context(Protocol):
@@ -33,8 +33,8 @@ class Network(Protocol):
 
     max_batch: int
 
-    def context(self, batch: int) -> Context:
-        """For a batch in 1..max_batch; the same one again as long as it is kept."""
+    def context(self, batch: int, stream: int) -> Context:
+        """For a batch in 1..max_batch on a stream; the same one again as long as it is kept."""
 
 
 def refuse_foreign(path: Path | str, manifest: Manifest, flavour: Flavour, gpu: str) -> None:
@@ -128,22 +128,23 @@ class Engine:
             self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise EngineError(f"{name}: {flavour.name} refuses it ({self._log.last()})")
-        self._contexts: OrderedDict[int, EngineContext] = OrderedDict()
+        self._contexts: OrderedDict[tuple[int, int], EngineContext] = OrderedDict()
         self._lock = threading.Lock()
 
-    def context(self, batch: int) -> EngineContext:
+    def context(self, batch: int, stream: int) -> EngineContext:
         """An execution context for one batch size; the least recently used one goes.
 
+        Its memory is written by every run, so streams do not share one: their runs may overlap.
         Whoever captures a run of it in a graph keeps it: the graph uses its memory.
         """
         with self._lock:
-            found = self._contexts.pop(batch, None)
+            found = self._contexts.pop((batch, stream), None)
             if found is None:
                 while len(self._contexts) >= _KEPT:
                     self._contexts.popitem(last=False)
                 with self._torch.cuda.device(self._index):
                     found = self._made(batch)
-            self._contexts[batch] = found
+            self._contexts[batch, stream] = found
             return found
 
     def _made(self, batch: int) -> EngineContext:
@@ -253,7 +254,7 @@ def engine_module(engine: Engine, index: int) -> Any:
     contexts that it captured, and nobody says when it goes: the module keeps its contexts.
     """
     torch = cuda_torch(index)
-    kept: dict[int, EngineContext] = {}
+    kept: dict[tuple[int, int], EngineContext] = {}
     lock = threading.Lock()
     base: Any = torch.nn.Module
 
@@ -270,11 +271,11 @@ def engine_module(engine: Engine, index: int) -> Any:
             for first in range(0, len(images), engine.max_batch):
                 part = slice(first, first + engine.max_batch)
                 tensors = {"images": images[part].contiguous(), "logits": logits[part]}
-                batch = len(tensors["images"])
+                use = len(tensors["images"]), stream
                 with lock:
-                    if batch not in kept:
-                        kept[batch] = engine.context(batch)
-                    kept[batch].run(tensors, stream)
+                    if use not in kept:
+                        kept[use] = engine.context(*use)
+                    kept[use].run(tensors, stream)
             return logits
 
     return EngineModule()
