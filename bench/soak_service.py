@@ -108,15 +108,16 @@ def main() -> int:
     text = [
         "# The service over many requests",
         "",
-        f"Written by `python bench/soak_service.py --requests {given.requests}` at commit {commit}, "
-        f"Python {platform.python_version()}, {os.cpu_count()} cores.",
+        f"Written by `python bench/soak_service.py --requests {given.requests}` at commit "
+        f"{commit}, Python {platform.python_version()}, {os.cpu_count()} cores.",
         "",
-        "Bundled digits, 8 clients, after 500 requests to warm up. In turn: binary map, JSON, NPZ, "
-        "HTML and a stream of frames, another target, and an unknown class; every eleventh image is "
-        "truncated. So a part must be refused with 400. Memory is resident, front and engine.",
+        "Bundled digits, 8 clients, after 500 requests to warm up. In turn: binary map, JSON, "
+        "NPZ, HTML and a stream of frames, another target, and an unknown class; every eleventh "
+        "image is truncated. So a part must be refused with 400. Memory is resident, front and "
+        "engine.",
         "",
-        "| server | requests | answered 200 | refused 400 | anything else | MiB before | MiB more | "
-        "descriptors | threads | seconds |",
+        "| server | requests | answered 200 | refused 400 | anything else | MiB before "
+        "| MiB more | descriptors | threads | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|",
         *(row for row, _ in found),
     ]
