@@ -150,7 +150,7 @@ def running(command: list[str], port: int, bodies: list[bytes]) -> Iterator[floa
     """A server as long as the block; yields seconds until it explained."""
     start = time.perf_counter()
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
     )
     try:
         while True:
@@ -168,6 +168,8 @@ def running(command: list[str], port: int, bodies: list[bytes]) -> Iterator[floa
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # LitServe leaves its workers behind
 
 
 async def client(
