@@ -104,6 +104,10 @@ def serve(
     one = (model, classifier, bank)
     if sum((config is not None, demo, any(value is not None for value in one))) != 1:
         raise CAEError("give MODEL CLASSIFIER --bank BANK, or --config FILE, or --demo")
+    if model is None:
+        for option, value in {"--name": name, "--samples": samples, "--k": k}.items():
+            if value is not None:
+                raise CAEError(f"{option} is for MODEL CLASSIFIER; with --config it stands there")
     if config is not None:
         settings = load_settings(config, **said)
     else:

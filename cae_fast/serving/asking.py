@@ -310,7 +310,7 @@ def _number(
     return value
 
 
-def image_of(data: Any, model: ServedModel, settings: Settings) -> Float32:
+def image_of(data: Any, model: ServedModel, *, max_pixels: int) -> Float32:
     """An image file's bytes, or nested lists of numbers, as [C, S, S].
 
     Lists are [H, W] or [C, H, W] in [-1, 1] of the model's own size. Addresses are never fetched.
@@ -326,7 +326,7 @@ def image_of(data: Any, model: ServedModel, settings: Settings) -> Float32:
                 data,
                 size=model.image_size,
                 channels=model.in_channels,
-                max_pixels=settings.max_pixels,
+                max_pixels=max_pixels,
             )
             first: Float32 = images[0]
             return first
@@ -379,11 +379,11 @@ def image_of_json(value: Any, model: ServedModel, settings: Settings) -> Float32
             data = base64.b64decode(value["b64"], validate=True)
         except (binascii.Error, ValueError):
             raise Refused(400, "bad_image", "'b64' is no base64") from None
-        return image_of(data, model, settings)
+        return image_of(data, model, max_pixels=settings.max_pixels)
     if not isinstance(value, list):
         raise Refused(400, "bad_image", "an image is {'b64': '...'} or nested lists of numbers")
     try:
-        return image_of(value, model, settings)
+        return image_of(value, model, max_pixels=settings.max_pixels)
     except (TypeError, OverflowError):
         raise Refused(400, "bad_image", "an image holds something else than numbers") from None
 

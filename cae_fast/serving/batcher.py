@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -95,7 +95,6 @@ class Batcher:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _company: int = 1
     _rate: float = 0.05
-    _users: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     @property
     def waiting(self) -> int:
@@ -107,14 +106,21 @@ class Batcher:
         """Batches in engines."""
         return len(self._tasks)
 
-    def check_room(self, count: int = 1) -> None:
-        """Refuses what would not find a place in the queue.
+    def admit(self) -> None:
+        """Refuses a request that has just come, before its body is read.
+
+        One that was admitted is answered to its end, streamed parts included, also when the
+        service begins to end meanwhile.
 
         Raises:
             Refused: 503: the queue is full, or the service is ending.
         """
         if self.draining:
             raise Refused(503, "draining", "the service is ending", retry_after_s=1)
+        self._check_room(1)
+
+    def _check_room(self, count: int) -> None:
+        """Refuses what would not find a place in the queue."""
         if len(self._queue) + count > self.settings.queue_size:
             raise Refused(
                 503, "queue_full", "too many requests are waiting", retry_after_s=self._patience()
@@ -142,13 +148,11 @@ class Batcher:
         Raises:
             Refused: 503: no room; 504: too late; 499: the client is gone.
         """
-        self.check_room(len(jobs))
+        self._check_room(len(jobs))
         loop = asyncio.get_running_loop()
         now = time.monotonic()
         entries = [_Waiting(job, model, loop.create_future(), now) for job in jobs]
         self._queue.extend(entries)
-        user = model.name, model.version
-        self._users[user] += 1
         self._pump()
         gone = None if disconnected is None else asyncio.ensure_future(disconnected())
         answers: asyncio.Future[Any] = (
@@ -172,9 +176,6 @@ class Batcher:
                 gone.cancel()
             answers.cancel()
             self._take_back(entries)
-            self._users[user] -= 1
-            if not self._users[user]:
-                del self._users[user]
 
     async def drain(self, timeout_s: float) -> None:
         """Takes nothing new and waits for what was taken."""
@@ -182,10 +183,6 @@ class Batcher:
         end = time.monotonic() + timeout_s
         while (self._queue or self._tasks) and time.monotonic() < end:
             await asyncio.sleep(0.02)
-
-    def uses(self, name: str, version: int) -> bool:
-        """Whether requests for a version of a model are waiting or at work."""
-        return (name, version) in self._users
 
     def wake(self) -> None:
         """An engine has become ready."""

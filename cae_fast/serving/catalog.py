@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ _LOAD_ERRORS = (
 @dataclass(frozen=True)
 class ServedModel:
     """One version of a model, as every engine has it.
+
+    Whoever works for a request (its route, a job that waits, a stream that is not at its end) holds
+    this object, and as long as anybody does, the engines keep the version.
 
     Attributes:
         name: In addresses.
@@ -89,22 +93,15 @@ class ServedModel:
 class Catalog:
     """Models by name."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        engines: Sequence[EngineHandle],
-        in_use: Callable[[str, int], bool],
-    ) -> None:
+    def __init__(self, settings: Settings, engines: Sequence[EngineHandle]) -> None:
         """Nothing is loaded yet.
 
         Args:
             settings: With the files of each model.
             engines: That get every model.
-            in_use: Whether requests for a version are under way.
         """
         self._files = dict(settings.models)
         self._engines = engines
-        self._in_use = in_use
         self._current: dict[str, ServedModel] = {}
         self._versions = itertools.count(1)
         self._lock = asyncio.Lock()
@@ -173,11 +170,9 @@ class Catalog:
                     error,
                 )
                 raise LoadFailed(name, str(error), kept=kept) from error
-            before = self._current.get(name)
+            self._retire(name)
             self._current[name] = served
         log.info("model loaded", extra={"fields": {"model": name, "version": version}})
-        if before is not None:
-            self._retire(before)
         return served
 
     async def unload(self, name: str) -> None:
@@ -188,17 +183,19 @@ class Catalog:
         """
         if name not in self._files:
             raise Refused(404, "unknown_model", f"there is no model {name}")
-        before = self._current.pop(name, None)
-        if before is not None:
-            self._retire(before)
+        self._retire(name)
 
-    def _retire(self, model: ServedModel) -> None:
-        """Forgets a version once nobody uses it."""
+    def _retire(self, name: str) -> None:
+        """Takes a model's version away, and from the engines once nobody holds it."""
+        model = self._current.pop(name, None)
+        if model is None:
+            return
+        version, held = model.version, weakref.ref(model)
 
         async def retire() -> None:
-            while self._in_use(model.name, model.version):
+            while held() is not None:
                 await asyncio.sleep(0.05)
-            await self._drop(model.name, model.version)
+            await self._drop(name, version)
 
         task = asyncio.get_running_loop().create_task(retire())
         self._tasks.add(task)

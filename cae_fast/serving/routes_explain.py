@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`/explain`, `/models/...`: what the page and `cf.Client` use."""
 
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 FORMATS = ("json", "npz", "raw", "html", "ndjson")
 #: Content type of an image as raw numbers, little-endian [C, S, S] in [-1, 1].
 FLOATS = "application/x-float32"
-#: Larger files are decoded, and larger pictures encoded, in a thread.
+#: Larger files are decoded, and larger pictures encoded, in a thread. Small files may hold many
+#: pixels, so both count.
 _SMALL_FILE_BYTES = 4096
+_SMALL_PICTURE = 256 * 256
 _SMALL_PIXELS = 64 * 64
 _FRAMES_PER_LINE = 8
 
@@ -37,7 +40,7 @@ def router(service: "Service") -> "APIRouter":
     async def explain(request: Request) -> Response:
         """Explain one image: by which change of it the classifier would change its mind."""
         start = time.perf_counter()
-        service.batcher.check_room()
+        service.batcher.admit()
         given, data = await _question(request, service)
         model = service.catalog.get(given.get("model") or None)
         kind = given.get("format") or "json"
@@ -153,8 +156,12 @@ async def decoded(service: "Service", data: bytes, model: ServedModel) -> Any:
     service.batcher.arriving += 1
     try:
         if len(data) <= _SMALL_FILE_BYTES:
-            return asking.image_of(data, model, service.settings)
-        return await service.in_thread(asking.image_of, data, model, service.settings)
+            with contextlib.suppress(Refused):  # damaged, or larger than that
+                most = min(_SMALL_PICTURE, service.settings.max_pixels)
+                return asking.image_of(data, model, max_pixels=most)
+        return await service.in_thread(
+            asking.image_of, data, model, max_pixels=service.settings.max_pixels
+        )
     finally:
         service.batcher.arriving -= 1
         service.metrics.stage("decode", time.perf_counter() - start)

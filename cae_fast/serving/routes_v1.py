@@ -58,7 +58,7 @@ def router(service: "Service") -> "APIRouter":
     @routes.post("/v1/models/{model}:explain", openapi_extra=_BODY)
     async def explain(model: str, request: Request) -> Response:
         """Explain images; one that is refused is an explanation with an `error`."""
-        service.batcher.check_room()
+        service.batcher.admit()
         value = asking.parse_json(await asking.read_body(request, service.settings))
         served = service.catalog.get(model)  # after the body: a reload may come meanwhile
         if unknown := set(value) - {"instances", "parameters", "signature_name"}:

@@ -94,7 +94,7 @@ def router(service: "Service") -> "APIRouter":
     @routes.post("/v2/models/{model}/infer")
     async def infer(request: Request, model: str, version: str = "") -> Response:
         """Explain a batch of images."""
-        service.batcher.check_room()
+        service.batcher.admit()
         body = await asking.read_body(request, service.settings)
         served = _version(service, model, version)  # after the body: a reload may come meanwhile
         sent = tensors.parse(body, request.headers.get("inference-header-content-length"))
@@ -258,7 +258,9 @@ def _images(array: Any, datatype: str, model: ServedModel, service: "Service") -
     channels, side = model.in_channels, model.image_size
     if datatype == "BYTES" and array.ndim in (1, 2):
         files = array.reshape(-1)[: service.settings.max_instances + 1]
-        return [asking.image_of(data, model, service.settings) for data in files]
+        return [
+            asking.image_of(data, model, max_pixels=service.settings.max_pixels) for data in files
+        ]
     if datatype == "FP32" and array.ndim == 4 and array.shape[1:] == model.image_shape:
         return np.ascontiguousarray(array, dtype=np.float32)
     if datatype == "UINT8" and array.ndim == 4 and array.shape[1:] == (side, side, channels):

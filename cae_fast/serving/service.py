@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,7 @@ class Service:
             for device in settings.devices or (None,):
                 self.engines.append(RemoteEngine(settings, device, on_ready=self._wake))
         self.batcher = Batcher(self.engines, settings, self.metrics)
-        self.catalog = Catalog(settings, self.engines, self.batcher.uses)
+        self.catalog = Catalog(settings, self.engines)
         self.pool = ThreadPoolExecutor(2, thread_name_prefix="images")
         self.canary_fault = ""
         self.started = False
@@ -119,9 +120,10 @@ class Service:
                 self.metrics.stage("engine", answer.engine_s)
         return answers
 
-    async def in_thread(self, call: Any, *arguments: Any) -> Any:
+    async def in_thread(self, call: Any, *arguments: Any, **named: Any) -> Any:
         """A function of a few milliseconds away from the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self.pool, call, *arguments)
+        work = functools.partial(call, *arguments, **named)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
     async def reload_all(self) -> None:
         """Loads every model again; those that fail stay as they were."""
