@@ -57,13 +57,20 @@ def _misbehave(fault: str) -> None:
 
 
 def classifier() -> Classifier:
-    """The digits classifier with faults; every call takes CAE_TEST_SLEEP_S seconds longer."""
+    """The digits classifier with faults.
+
+    Every call takes CAE_TEST_SLEEP_S seconds longer; while the file CAE_TEST_HANG_FILE is there,
+    none comes back.
+    """
     inner = Classifier.load(model_folder("digits") / "classifier.onnx")
     sleep_s = float(os.environ.get("CAE_TEST_SLEEP_S", "0"))
+    hang_file = os.environ.get("CAE_TEST_HANG_FILE", "")
 
     def classify(images: Any) -> Any:
         if sleep_s:
             time.sleep(sleep_s)
+        while hang_file and os.path.exists(hang_file):
+            time.sleep(0.05)
         pixels = np.rint((images[:, 0, 0, :2] + 1) * 127.5).astype(int)
         asked = {int(value) for value, mark in pixels if mark == MARK}
         for fault, value in FAULTS.items():

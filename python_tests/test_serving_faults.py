@@ -106,6 +106,21 @@ def test_hung_batch_is_ended(fault: str) -> None:
         server.wait_ready()
 
 
+def test_hung_canary_ends_the_engine(tmp_path: Path) -> None:
+    """Nobody asks anything: the engine's own trial finds out that it hangs."""
+    file = tmp_path / "hang"
+    arguments = write_config("hang_s = 1", "canary_s = 0.8")
+    with serving(*arguments, env={"CAE_TEST_HANG_FILE": str(file)}) as server:
+        (before,) = server.engines
+        file.touch()
+        assert server.wait_ready(15, ready=False) < 15
+        psutil.wait_procs([before], timeout=5)
+        file.unlink()
+        server.wait_ready()
+        assert server.explain().status_code == 200
+        assert server.engines[0].pid != before.pid
+
+
 def test_hung_in_process_is_not_live() -> None:
     arguments = [*write_config("hang_s = 0.5", "drain_s = 1"), "--in-process"]
     server = Server(*arguments)
