@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Iterator
 
 import httpx
@@ -98,6 +99,15 @@ def test_report_is_a_page(server: Server) -> None:
     assert "<script>alert(1)" not in response.text
     assert "&lt;script&gt;alert(1)" in response.text
     assert "attachment" in response.headers["content-disposition"]
+    assert "Exemplar" in response.text
+    kept = cf.CodeBank.load(DIGITS / "bank.csv").thumbnails
+    shown = re.findall(r'src="data:image/png;base64,([^"]+)"', response.text)
+    assert kept is not None
+    assert {pixels(base64.b64decode(text)) for text in shown} & set(map(pixels, kept))
+
+
+def pixels(file: bytes) -> bytes:
+    return Image.open(io.BytesIO(file)).convert("L").tobytes()
 
 
 def test_streamed_frames_come_in_lines(server: Server) -> None:

@@ -146,7 +146,10 @@ def report_html(model: ServedModel, job: Job, answer: Answer, *, name: str) -> b
         pixels = answer.fields["frames"].astype(np.float32) / 127.5 - 1
         frames = Frames(answer.fields["frame_t"], pixels.transpose(0, 3, 1, 2)[None])
     title = f"Explanation of {name}"
-    body = html_fragment(explanation, explanation.images, title=title, frames=frames)
+    exemplar = np.asarray(answer.fields["exemplar_png"]).tobytes() or None
+    body = html_fragment(
+        explanation, explanation.images, title=title, exemplar_images=[exemplar], frames=frames
+    )
     return page(title, body).encode()
 
 

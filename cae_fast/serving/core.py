@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from cae_fast.arrays import Float32
 from cae_fast.bank import CodeBank
@@ -240,6 +241,7 @@ def _group(loaded: Loaded, jobs: list[Job], rows: list[int]) -> dict[str, Any]:
         ragged["frame_t"] = [result.frame_t] * len(jobs)
     if options.code:
         fields |= _codes(loaded, images, result)
+        ragged["exemplar_png"] = _exemplar_files(loaded, result)
     meta = {key: value for key, value in result.meta.items() if key != "rejected"}
     return {"rows": rows, "fields": fields, "ragged": ragged, "meta": meta}
 
@@ -297,6 +299,16 @@ def _codes(loaded: Loaded, images: Float32, result: Explanation) -> dict[str, An
     if len(used):
         places[1, used] = loaded.plane.place(average(bank, result.exemplar[used]))
     return {"code_image": places[0], "code_exemplar": places[1]}
+
+
+def _exemplar_files(loaded: Loaded, result: Explanation) -> list[npt.NDArray[np.uint8]]:
+    """PNG files of the nearest exemplars; empty where there is none, or the bank keeps none."""
+    bank = loaded.explainer.bank
+    files = None if bank is None else bank.thumbnails
+    nearest = result.exemplar[:, 0].tolist()
+    return [
+        np.frombuffer(b"" if files is None or row < 0 else files[row], np.uint8) for row in nearest
+    ]
 
 
 def _failure(error: Exception) -> tuple[int, str, str]:

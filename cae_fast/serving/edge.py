@@ -26,9 +26,7 @@ App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 _LONGEST_PATH = 2048
-_PAGE_POLICY = (
-    b"default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'"
-)
+_PAGE_POLICY = b"default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
 _POLICY = b"default-src 'self'"
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),

@@ -22,7 +22,7 @@ class Options:
         frames: Pictures along the path, 0 or at least 2.
         frame_from: First frame decoded; only for `kind` "frames".
         frame_to: One past the last frame decoded; only for `kind` "frames".
-        code: Whether positions in the plane of the manifold are wanted.
+        code: Whether positions in the plane of the manifold are wanted, and the exemplar's picture.
         kind: "explain", or "frames": part of the path's pictures and nothing else.
     """
 

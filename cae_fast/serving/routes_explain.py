@@ -58,7 +58,7 @@ def router(service: "Service") -> "APIRouter":
         if kind == "ndjson":
             job = asking.job_of(image, asked, frames=0, code=True)
         else:
-            job = asking.job_of(image, asked, code=kind in ("json", "npz"))
+            job = asking.job_of(image, asked, code=kind in ("json", "npz", "html"))
         (answer,) = await service.explain(model, [job], timeout_s=asked.timeout_s, request=request)
         if isinstance(answer, Refused):
             raise answer
