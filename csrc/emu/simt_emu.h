@@ -191,6 +191,7 @@ KFN void pdl_launch() {}
 
 // ---- Hopper
 KFN uint32_t ctarank() { return current_lane->block->rank; }
+KFN int clustersize() { return current_lane->block->worker->launch->cluster; }
 KFN uint32_t mapa(uint32_t a, uint32_t cta) {
   return (a & cae::emu::kOffsetMask) | (cta + 1) << cae::emu::kRankShift;
 }

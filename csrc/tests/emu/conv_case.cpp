@@ -86,6 +86,8 @@ ConvProblem::ConvProblem(const ConvCase& conv, unsigned seed) : c(conv), random_
   params.out_channels = stored_out;
   params.real_channels = c.out;
   params.block_columns = c.block_columns;
+  params.path = c.path;
+  params.cluster = c.cluster;
   rebind();
 }
 
