@@ -73,6 +73,10 @@ void end_lane(Lane& me) {
   if (me.copies.size() > (me.groups.empty() ? 0 : me.groups.back())) {
     fail(me, "ends with asynchronous copies that were never committed");
   }
+  const size_t group = me.warp->index / 4;
+  if (group < me.block->warpgroups.size() && !me.block->warpgroups[group].issued.empty()) {
+    fail(me, "ends with wgmma under way that was not waited for");
+  }
   me.ended = true;
   --me.block->worker->alive;
 }

@@ -58,7 +58,8 @@ struct Lane {
   bool ended = false;
   uint32_t waits_on = 0;  // barrier's number, or address of the mbarrier
   uint32_t waits_parity = 0;
-  uint32_t fence_tick = 0;  // of the last fence between the proxies
+  uint32_t fence_tick = 0;       // of the last fence between the proxies
+  bool products_fenced = false;  // wg_fence() since products were last all waited for
   uint32_t traced = 0;
   std::vector<AsyncCopy> copies;  // cp.async issued, not complete; `copied` of them are
   std::vector<uint32_t> groups;   // where each committed group ends; `waited` of them were
@@ -109,9 +110,16 @@ struct WarpgroupProduct {
   std::array<float*, 128> sums;
 };
 
+// Registers of a warpgroup that products under way add to; meanwhile the threads' own hold NaN.
+struct WarpgroupSums {
+  std::array<float*, 128> registers;
+  std::vector<float> values;  // [128][columns / 2]
+};
+
 struct Warpgroup {
   uint32_t arrived = 0;
   uint8_t op = 0;
+  std::vector<WarpgroupSums> held;
   WarpgroupProduct call;  // of the threads that have arrived
   std::vector<WarpgroupProduct> issued;
   std::vector<uint32_t> groups;  // where each committed group ends

@@ -25,6 +25,9 @@ void fence_proxies(Lane& me);
 void issue_bulk(Lane& me, uint32_t to, const void* from, uint32_t bytes, uint32_t mbarrier,
                 uint32_t mask);
 
+/// Throws Fault if a descriptor cannot say this.
+void check_descriptor(const Lane& me, uint32_t address, uint32_t along_k, uint32_t along_rows);
+void fence_products(Lane& me);
 void issue_product(Lane& me, float* sums, uint64_t a, uint64_t b, int accumulate, int columns);
 void commit_products(Lane& me);
 void wait_products(Lane& me, int remaining);

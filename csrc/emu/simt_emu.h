@@ -213,7 +213,10 @@ KFN void bulk_g2s_mc(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar
 KFN void bulk_g2s(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar) {
   cae::emu::issue_bulk(*current_lane, dst, src, bytes, bar, 1U << ctarank());
 }
-KFN void wg_fence() {}
+KFN void check_descriptor(uint32_t address, uint32_t along_k, uint32_t along_rows) {
+  cae::emu::check_descriptor(*current_lane, address, along_k, along_rows);
+}
+KFN void wg_fence() { cae::emu::fence_products(*current_lane); }
 KFN void wgmma_n64(float (&d)[32], uint64_t da, uint64_t db, int acc) {
   cae::emu::issue_product(*current_lane, d, da, db, acc, 64);
 }

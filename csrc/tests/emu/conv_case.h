@@ -70,6 +70,7 @@ struct Memory {
 };
 
 /// Launches the case on the emulated GPU.
-void run_conv(ConvProblem& problem, const std::vector<Memory>& more = {});
+void run_conv(ConvProblem& problem, const std::vector<Memory>& more = {},
+              void (*launch)(const cuda::ConvParams&, void*) = cuda::conv_tile);
 
 }  // namespace cae::test
