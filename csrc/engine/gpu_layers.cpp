@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/gpu_layers.h"
 
-#include <cstdlib>
-#include <string>
-
-#include "core/check.h"
 #include "cuda/moments_cuda.h"
 
 namespace cae::gpu {
@@ -32,32 +28,7 @@ int32_t choose_columns(const cuda::ConvParams& p, int32_t rows, int multiprocess
   return cost(tiles * pieces / 2, 2 * steps) < cost(tiles * pieces, steps) ? 128 : 64;
 }
 
-std::string environment(const char* name, const char* usual) {
-  const char* value = std::getenv(name);
-  return value == nullptr || *value == '\0' ? usual : value;
-}
-
 }  // namespace
-
-ConvChoice choose_conv(int device) {
-  constexpr int kHopper = 90;
-  const std::string path = environment("CAE_GPU_CONV", "auto");
-  const std::string cluster = environment("CAE_GPU_CLUSTER", "2");
-  CAE_CHECK(path == "auto" || path == "portable" || path == "wgmma",
-            "CAE_GPU_CONV must be auto, portable or wgmma, got ", path);
-  CAE_CHECK(cluster == "1" || cluster == "2" || cluster == "4",
-            "CAE_GPU_CLUSTER must be 1, 2 or 4, got ", cluster);
-  const int capability = compute_capability(device);
-  const bool can = capability == kHopper && cuda::conv_wgmma_built();
-  CAE_CHECK(path != "wgmma" || can,
-            "CAE_GPU_CONV=wgmma needs a GPU of compute capability 9.0 and a build for sm_90a; GPU ",
-            device, " has ", capability / 10, ".", capability % 10,
-            cuda::conv_wgmma_built() ? "" : ", and this build has no sm_90a");
-  ConvChoice choice;
-  choice.path = can && path != "portable" ? cuda::ConvPath::kWgmma : cuda::ConvPath::kPortable;
-  choice.cluster = cluster[0] - '0';
-  return choice;
-}
 
 cuda::NormInput reading(const cuda::NormInput& norm, const LayerOutput& output) {
   cuda::NormInput bound = norm;

@@ -22,16 +22,6 @@ struct LayerInput {
   const float* ring_columns = nullptr;
 };
 
-/// How the networks convolve on `device`: by warpgroups where its compute capability is 9.0 and the
-/// build has the kernels, else portably. The environment may say otherwise: CAE_GPU_CONV=portable,
-/// or wgmma, which throws std::invalid_argument where that cannot run; CAE_GPU_CLUSTER=1, 2 or 4
-/// blocks that share their weights (2).
-struct ConvChoice {
-  cuda::ConvPath path = cuda::ConvPath::kPortable;
-  int32_t cluster = 2;
-};
-ConvChoice choose_conv(int device);
-
 /// `norm` reading the moments that `output` holds.
 cuda::NormInput reading(const cuda::NormInput& norm, const LayerOutput& output);
 

@@ -7,7 +7,7 @@
 #include "cuda/moments_cuda.h"
 #include "cuda/output_conv_cuda.h"
 #include "cuda/upsample_ring_pack.h"
-#include "engine/gpu_layers.h"
+#include "engine/gpu_conv_choice.h"
 
 namespace cae::gpu {
 namespace {
