@@ -324,7 +324,7 @@ def test_paths_are_compared(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None
     emulator = pytest.importorskip("cae_fast._C_emu", reason="the emulator is not built")
     monkeypatch.setattr(tools.paths, "engine_class", lambda: emulator.GpuEngine)
     monkeypatch.setenv("CAE_GPU_CONV", "auto")
-    found = tools.paths.compare(toy_model(), 1)
+    found = tools.paths.compare(toy_model(channels=12), 1)
     assert tools.paths.wrong_in(found) == []
     assert found["wgmma, clusters of 2"]["image"] > 0  # added in another order
     assert found["wgmma, clusters of 4"] == found["wgmma, clusters of 1"]

@@ -46,7 +46,7 @@ void conv_wgmma(const ConvParams& p, void* stream) {
 }  // namespace
 
 bool conv_wgmma_built() {
-#if defined(CAE_EMU) || defined(CAE_WITH_SM90A)
+#ifdef CAE_WITH_SM90A
   return true;
 #else
   return false;

@@ -68,7 +68,7 @@ struct LoaderCrew {
       (Shape::kPatchPixels * Shape::kGroups + kThreads - 1) / kThreads;  // of a thread and patch
 };
 
-#if defined(CAE_EMU) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#ifdef SIMT_HOPPER
 /// Addresses of the mbarriers.
 template <class Config>
 struct RingBarriers {
@@ -242,7 +242,7 @@ KFN void multiply_patches(float (&sums)[Config::kColumns / 2], const RingBarrier
 
 template <class Config, ConvPrologue kPrologue, ConvEpilogue kEpilogue>
 KERNEL void __launch_bounds__(Config::kBlockThreads, 1) conv_wgmma_kernel(const ConvParams p) {
-#if defined(CAE_EMU) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#ifdef SIMT_HOPPER
   using Shape = typename Config::Shape;
   constexpr bool kReplicate = kEpilogue == ConvEpilogue::kShuffle;
   const int slot = dev::bz();

@@ -22,6 +22,7 @@
 #define UNROLL
 #define NOUNROLL
 #define UNROLL_BY(n)
+#define SIMT_HOPPER
 #define __launch_bounds__(...)
 #define __cluster_dims__(...)
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The thin layer of intrinsics that kernels are written against, with two back ends: PTX where nvcc
 // compiles, and the emulator (CAE_EMU) that runs the same kernel source on the CPU and checks it.
+// SIMT_HOPPER is defined where there is what Hopper adds: for sm_90a, and in the emulator.
 #pragma once
 
 #include <cstddef>

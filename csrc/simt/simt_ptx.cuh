@@ -140,6 +140,7 @@ KFN void pdl_launch() {
 #endif
 }
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define SIMT_HOPPER
 KFN uint32_t ctarank() {
   uint32_t r;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
