@@ -31,9 +31,9 @@ struct ConvShape {
 
 /// Warps kWarpsM x kWarpsN x kWarpsK: a warp owns 8 / kWarpsM rows of 16 pixels, a share of the
 /// columns, and every kWarpsK-th part of each k-block.
-template <class Shape_, int kColumns_, int kWarpsM_, int kWarpsN_, int kWarpsK_, int kStages_>
+template <class PatchShape, int kColumns_, int kWarpsM_, int kWarpsN_, int kWarpsK_, int kStages_>
 struct ConvConfig {
-  using Shape = Shape_;
+  using Shape = PatchShape;
   static constexpr int kColumns = kColumns_;
   static constexpr int kWarpsM = kWarpsM_;
   static constexpr int kWarpsN = kWarpsN_;

@@ -23,9 +23,9 @@ namespace cae::cuda {
 
 constexpr int kMostCluster = 4;
 
-template <class Shape_, int kColumns_, int kStages_>
+template <class PatchShape, int kColumns_, int kStages_>
 struct WgmmaConfig {
-  using Shape = Shape_;
+  using Shape = PatchShape;
   static constexpr int kColumns = kColumns_;
   static constexpr int kStages = kStages_;
   static constexpr int kThreads = 256;  // that multiply and store
@@ -60,9 +60,9 @@ struct WgmmaConfig {
 };
 
 /// kThreads_ threads that bring in patches, as PatchLoader asks.
-template <class Shape_, int kThreads_>
+template <class PatchShape, int kThreads_>
 struct LoaderCrew {
-  using Shape = Shape_;
+  using Shape = PatchShape;
   static constexpr int kThreads = kThreads_;
   static constexpr int kVectors =
       (Shape::kPatchPixels * Shape::kGroups + kThreads - 1) / kThreads;  // of a thread and patch

@@ -115,7 +115,7 @@ KFN void named_bar(int number, int threads) {
 }
 }  // namespace seeded
 
-#define dev seeded
+#define dev seeded  // NOLINT(readability-identifier-naming)
 #include "cuda/conv_wgmma.cuh"
 #undef dev
 #include "simt/launch.h"
