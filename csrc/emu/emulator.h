@@ -99,6 +99,10 @@ struct Mbarrier {
   int64_t pending = 0;
   int64_t bytes = 0;  // expected, not yet landed
   uint32_t phase = 0;
+  // Phases in which another block arrived last, and up to which this block knows the others' work:
+  // it must not end before it knows of all arrivals.
+  int64_t remote_phase = -1;
+  int64_t known_phase = 0;
   std::vector<uint32_t> seen;  // what was released to it, as Block::seen
 };
 

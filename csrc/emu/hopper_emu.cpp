@@ -109,6 +109,9 @@ void arrive_mbarrier(Lane& me, uint32_t address) {
     join(m.seen.data(), seen_by(block, me.warp->index), block.warps + 1);
     m.seen[me.warp->index] = ++block.tick;
   }
+  if (&block != me.block) {
+    m.remote_phase = m.phase;
+  }
   --m.pending;
   settle(block, m);
 }
@@ -129,7 +132,20 @@ void wait_mbarrier(Lane& me, uint32_t address, uint32_t parity) {
       suspend(me);
     }
   }
-  join(seen_by(block, me.warp->index), mbarrier(me, block, address).seen.data(), block.warps + 1);
+  Mbarrier& m = mbarrier(me, block, address);
+  m.known_phase = m.phase;
+  join(seen_by(block, me.warp->index), m.seen.data(), block.warps + 1);
+}
+
+void check_arrivals_known(const Lane& me) {
+  for (const Block& block : me.block->worker->blocks) {
+    for (const Mbarrier& m : block.mbarriers) {
+      if (m.remote_phase >= m.known_phase) {
+        fail(me, "block " + std::to_string(block.rank) + " of the cluster may end before others " +
+                     "arrive at " + mbarrier_at(m.address));
+      }
+    }
+  }
 }
 
 void fence_proxies(Lane& me) { me.fence_tick = ++me.block->tick; }

@@ -20,6 +20,10 @@ void arrive_mbarrier(Lane& me, uint32_t address);
 void expect_bytes(Lane& me, uint32_t address, uint32_t bytes);
 void wait_mbarrier(Lane& me, uint32_t address, uint32_t parity);
 
+/// When the last thread of a cluster ends. Throws Fault if a block could have ended, and its shared
+/// memory with it, before another one's arrival.
+void check_arrivals_known(const Lane& me);
+
 void fence_proxies(Lane& me);
 /// One copy to each block of the cluster that `mask` names.
 void issue_bulk(Lane& me, uint32_t to, const void* from, uint32_t bytes, uint32_t mbarrier,

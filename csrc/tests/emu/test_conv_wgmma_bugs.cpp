@@ -29,6 +29,7 @@ enum class Bug {
   kNoBarrierInEpilogue,
   kReleasedHereOnly,
   kClusterNotMet,
+  kEndsEarly,
 };
 
 struct Seed {
@@ -39,6 +40,10 @@ struct Seed {
 Seed seed;
 thread_local int block_barriers = 0;  // that threads of a launch on this host thread passed
 thread_local int epilogue_barriers = 0;
+thread_local int free_stages = 0;  // that lanes waited for
+
+constexpr int kStages = 3;
+constexpr int kSteps = 4 * 9;  // k-blocks, taps
 
 bool is(Bug bug) { return seed.bug == bug; }
 
@@ -68,6 +73,9 @@ KFN void mbar_wait(uint32_t mbarrier, uint32_t parity) {
       (is(Bug::kNoWaitForFreePatch) && ring == Ring::kPatchEmpty) ||
       (is(Bug::kNoWaitForWeights) && ring == Ring::kFull) ||
       (is(Bug::kNoWaitForFreeStage) && ring == Ring::kEmpty)) {
+    return;
+  }
+  if (is(Bug::kEndsEarly) && ring == Ring::kEmpty && ++free_stages > 2 * 32 * (kSteps - kStages)) {
     return;
   }
   dev::mbar_wait(mbarrier, is(Bug::kWrongPhase) && ring == Ring::kEmpty ? parity ^ 1 : parity);
@@ -128,7 +136,7 @@ using cae::cuda::ConvParams;
 using cae::cuda::ConvPrologue;
 
 // Three stages: an instance of the templates that no other file has.
-using Config = cae::cuda::WgmmaConfig<cae::cuda::ConvShape<ConvKind::kConv3x3>, 64, 3>;
+using Config = cae::cuda::WgmmaConfig<cae::cuda::ConvShape<ConvKind::kConv3x3>, 64, kStages>;
 
 void launch_seeded(const ConvParams& p, void* stream) {
   cae::cuda::LaunchOptions options;
@@ -150,7 +158,7 @@ std::string run(Bug bug, int cluster) {
   cae::test::ConvProblem right = p;
   right.rebind();
   seed = {bug, Config::kBarriersAt, Config::kStages};
-  block_barriers = epilogue_barriers = 0;
+  block_barriers = epilogue_barriers = free_stages = 0;
   try {
     cae::test::run_conv(p, {}, launch_seeded);
   } catch (const cae::emu::Fault& fault) {
@@ -192,6 +200,7 @@ int main() {
   test_bug(Bug::kNoBarrierInEpilogue, "race: reads what thread");
   test_bug(Bug::kReleasedHereOnly, "a bulk copy", 2);  // unseen, or under way
   test_bug(Bug::kClusterNotMet, "is not initialised", 2);
+  test_bug(Bug::kEndsEarly, "of the cluster may end before others arrive", 2);
   CAE_TEST_CHECK(run(Bug::kNone, 2).empty());
   return cae::testing::finish("test_conv_wgmma_bugs");
 }

@@ -247,6 +247,12 @@ KERNEL void __launch_bounds__(32) cluster_kernel(const Case p) {
   if (p.bug == 4) {
     dev::mbar_arrive_cluster(dev::mapa(full, 4));
   }
+  if (p.bug == 5) {  // nobody waits for it, nor meets the others
+    if (tid == 0) {
+      dev::mbar_arrive_cluster(dev::mapa(all_here, rank ^ 1));
+    }
+    return;
+  }
   dev::cluster_sync();
 }
 
@@ -259,7 +265,8 @@ void test_cluster() {
              {{1, "is not initialised"},
               {2, "deadlock: block 0 has"},
               {3, "has not completed"},
-              {4, "no block 4 in the cluster"}});
+              {4, "no block 4 in the cluster"},
+              {5, "may end before others arrive"}});
 }
 
 }  // namespace
