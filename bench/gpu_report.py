@@ -189,6 +189,19 @@ def layer_rows(results: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def path_rows(results: dict[str, Any]) -> list[list[str]]:
+    """Both paths of the convolutions, in clusters of each size."""
+    return [
+        [
+            case,
+            name,
+            f"{row['us']:.1f} ({row['low']:.1f} to {row['high']:.1f})" if "us" in row else "–",
+        ]
+        for case, timed in step_data(results, "paths").get("cases", {}).items()
+        for name, row in timed.items()
+    ]
+
+
 def risk_rows(results: dict[str, Any]) -> list[list[str]]:
     """The study's risks and their answers."""
     rows = []
@@ -235,6 +248,7 @@ def document(results: dict[str, Any]) -> str:
             ("case", "kernel", "grid", "times", "us each", "us", "share", "registers"),
             layer_rows(results),
         ),
+        ("Paths of the convolutions", ("case", "path", "us"), path_rows(results)),
         ("Risks of the study", ("risk", "fine", "verdict", "numbers"), risk_rows(results)),
     ):
         if rows:

@@ -22,7 +22,10 @@ from cae_fast.testing import toy_model
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "bench" / "gpu_check.sh"
 GPU = ROOT / "bench" / "gpu"
-MODULES = ("agree", "gpu_report", "layers", "record", "risks", "run_steps", "run_tests", "sanitize")
+MODULES = (
+    *("agree", "gpu_report", "layers", "paths", "record", "risks", "run_steps", "run_tests"),
+    "sanitize",
+)
 
 
 @pytest.fixture
@@ -158,6 +161,20 @@ def trace(calls: int) -> dict[str, Any]:
             event = {"cat": "kernel", "name": name, "ts": at, "dur": 10 + call, "args": arguments}
             events += [event, {**event, "name": "void at::native::fill"}]
     return {"traceEvents": events}
+
+
+WGMMA = (
+    "void cae::cuda::conv_wgmma_kernel<cae::cuda::WgmmaConfig<cae::cuda::ConvShape<"
+    "(cae::cuda::ConvKind)0>, 64, 8>, (cae::cuda::ConvPrologue)2, (cae::cuda::ConvEpilogue)0>"
+    "(cae::cuda::ConvParams)"
+)
+
+
+def test_layers_of_either_path(tools: Any) -> None:
+    portable = CONV.format(kind=0, columns=64, prologue=2)
+    assert tools.layers.label_of(WGMMA, [32, 4, 1], 1) == tools.layers.label_of(
+        portable, [32, 4, 1], 1
+    )
 
 
 def test_layers_of_a_trace(tools: Any) -> None:
@@ -302,6 +319,29 @@ def test_quick_check_finds_a_wrong_engine(tools: Any, monkeypatch: pytest.Monkey
     }
 
 
+def test_paths_are_compared(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both paths of the convolutions in the emulator; one that is not taken, or is off, is told."""
+    emulator = pytest.importorskip("cae_fast._C_emu", reason="the emulator is not built")
+    monkeypatch.setattr(tools.paths, "engine_class", lambda: emulator.GpuEngine)
+    monkeypatch.setenv("CAE_GPU_CONV", "auto")
+    found = tools.paths.compare(toy_model(channels=12), 1)
+    assert tools.paths.wrong_in(found) == []
+    assert found["wgmma, clusters of 2"]["image"] > 0  # added in another order
+    assert found["wgmma, clusters of 4"] == found["wgmma, clusters of 1"]
+    assert os.environ["CAE_GPU_CONV"] == "auto"
+    assert "CAE_GPU_CLUSTER" not in os.environ
+    found["wgmma, clusters of 1"] = {**found["portable"], "difference": float("nan")}
+    assert tools.paths.wrong_in(found) == [
+        "wgmma, clusters of 1: took portable",
+        "wgmma, clusters of 1: difference nan",
+    ]
+    timed = {"portable": {"us": 200.0}, "wgmma": {"us": 100.0}, "off": {"not_run": "why"}}
+    assert tools.paths.summary({"decode x1": timed, "decode x4": {"portable": {}}}) == [
+        "decode x1 portable 200 us, wgmma 100 us, 2.00x",
+        "decode x4 not run",
+    ]
+
+
 def test_sanitized_calls_run_in_the_emulator() -> None:
     """What compute-sanitizer will watch: every image of every search flips."""
     if importlib.util.find_spec("cae_fast._C_emu") is None:
@@ -328,8 +368,12 @@ def test_probe_fits_the_engine() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted(GPU.glob("risk_*.cu")), ids=lambda path: path.stem)
-def test_risks_compile(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [*sorted(GPU.glob("risk_*.cu")), *sorted((ROOT / "csrc" / "cuda").glob("conv_wgmma_*.cu"))],
+    ids=lambda path: path.stem,
+)
+def test_wgmma_compiles(path: Path, tmp_path: Path) -> None:
     """Without spills or serialised wgmma, which would make the numbers worthless."""
     compiler = shutil.which("nvcc")
     if compiler is None:

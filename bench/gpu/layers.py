@@ -22,7 +22,8 @@ from cae_fast.model import CAE
 
 _CALLS = 12
 _CONV = re.compile(
-    r"conv_tile_kernel<.*?ConvShape<\D*?(\d)>, (\d+).*?ConvPrologue\)(\d).*?ConvEpilogue\)(\d)"
+    r"conv_(?:tile|wgmma)_kernel<.*?ConvShape<\D*?(\d)>, (\d+)"
+    r".*?ConvPrologue\)(\d).*?ConvEpilogue\)(\d)"
 )
 _KINDS = ("conv3x3", "stride2", "image7x7", "upsample")
 _PROLOGUES = ("plain", "affine", "residual")

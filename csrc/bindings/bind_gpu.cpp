@@ -186,6 +186,13 @@ void bind_gpu(py::module_& m) {
            py::arg("max_batch") = 16, py::arg("device") = 0, kInitDoc)
       .def_property_readonly("device", &GpuEngine::device)
       .def_property_readonly("max_batch", &GpuEngine::max_batch)
+      .def_property_readonly(
+          "conv_path",
+          [](const GpuEngine& engine) {
+            const auto path = engine.network().decoder_blocks.front().params.path;
+            return path == cae::cuda::ConvPath::kWgmma ? "wgmma" : "portable";
+          },
+          "What convolves: `portable`, or `wgmma` on compute capability 9.0 (CAE_GPU_CONV).")
       .def("encode", &encode, py::arg("images"), py::kw_only(), py::arg("stream") = 0,
            "Images [N, C, S, S] in [-1, 1] -> individual [N, 4w, S/4, S/4], class_code [N, D].")
       .def("encode_class", &encode_class, py::arg("images"), py::kw_only(), py::arg("stream") = 0,

@@ -26,14 +26,40 @@ void check_params(const ConvParams& p) {
             "in_channels is ", p.in_channels);
   CAE_CHECK((p.kind == ConvKind::kUpsample) == (p.epilogue == ConvEpilogue::kShuffle),
             "pixels are shuffled by upsampling only");
+  CAE_CHECK(p.path == ConvPath::kPortable || !image, "a 7x7 of an image takes the portable path");
+  CAE_CHECK(p.path == ConvPath::kPortable || conv_wgmma_built(),
+            "this build has no kernels for compute capability 9.0 (sm_90a)");
+  CAE_CHECK(p.cluster == 1 || p.cluster == 2 || p.cluster == 4, "cluster must be 1, 2 or 4, got ",
+            p.cluster);
+}
+
+void conv_wgmma(const ConvParams& p, void* stream) {
+  if (p.kind == ConvKind::kStride2) {
+    conv_wgmma_stride2(p, stream);
+  } else if (p.block_columns == 128) {
+    conv_wgmma_wide(p, stream);
+  } else {
+    conv_wgmma_narrow(p, stream);
+  }
 }
 
 }  // namespace
+
+bool conv_wgmma_built() {
+#ifdef CAE_WITH_SM90A
+  return true;
+#else
+  return false;
+#endif
+}
 
 void conv_tile(const ConvParams& params, void* stream) {
   check_params(params);
   if (params.rows == 0) {
     return;
+  }
+  if (params.path == ConvPath::kWgmma) {
+    return conv_wgmma(params, stream);
   }
   switch (params.kind) {
     case ConvKind::kConv3x3:

@@ -31,9 +31,9 @@ struct ConvShape {
 
 /// Warps kWarpsM x kWarpsN x kWarpsK: a warp owns 8 / kWarpsM rows of 16 pixels, a share of the
 /// columns, and every kWarpsK-th part of each k-block.
-template <class Shape_, int kColumns_, int kWarpsM_, int kWarpsN_, int kWarpsK_, int kStages_>
+template <class PatchShape, int kColumns_, int kWarpsM_, int kWarpsN_, int kWarpsK_, int kStages_>
 struct ConvConfig {
-  using Shape = Shape_;
+  using Shape = PatchShape;
   static constexpr int kColumns = kColumns_;
   static constexpr int kWarpsM = kWarpsM_;
   static constexpr int kWarpsN = kWarpsN_;
@@ -60,6 +60,8 @@ struct ConvConfig {
   static constexpr int kStaged = kPixels * kStagingPitch;
   static constexpr int kSumsAt = kExchange > kStaged ? kExchange : kStaged;
   static constexpr int kSumRows = kWarpsM * kWarpsK;
+  static constexpr bool kTallFragments = false;
+  static KFN_MEMBER void barrier() { dev::sync(); }  // of the threads of the epilogue
   static_assert(kSumsAt + 2 * kSumRows * kColumns * 4 <= kNormAt, "the epilogue must fit");
   static_assert(kWarpsK == 1 || (kWarpsK == 2 && kRowTiles % 2 == 0), "k-groups swap halves");
   static_assert(kPieceBytes % (kThreads * 16) == 0, "a piece is whole vectors of all threads");

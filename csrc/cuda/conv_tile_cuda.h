@@ -33,6 +33,12 @@ enum class ConvEpilogue : int32_t {
   kShuffle = 2,   // kUpsample: sum + bias + ring, pixels shuffled; one pair of moments per block
 };
 
+/// Which instructions multiply.
+enum class ConvPath : int32_t {
+  kPortable = 0,  // mma.sync: every GPU
+  kWgmma = 1,     // warpgroups, bulk copies, clusters: compute capability 9.0; no kImage7x7
+};
+
 constexpr int kConvTileHeight = 8;
 constexpr int kConvTileWidth = 16;
 constexpr int kConvColumns = 64;      // of a piece of the weights, and of a pair of block moments
@@ -71,6 +77,9 @@ struct ConvParams {
   const int32_t* stream_row = nullptr;  // row of stream_in
   const int32_t* mod_row = nullptr;     // row of gamma and beta
   const int32_t* active = nullptr;      // [rows], 0: nothing to do; null: all
+  ConvPath path = ConvPath::kPortable;  // results agree as sums in another order do
+  int32_t cluster = 2;  // kWgmma: blocks that share their weights, 1, 2 or 4, where they divide the
+                        // tiles, else fewer; the same results
 };
 
 CAE_HD constexpr int conv_tiles_across(int width) {
@@ -95,6 +104,9 @@ CAE_HD constexpr int conv_k_blocks(ConvKind kind, int in_channels) {
 CAE_HD constexpr int conv_taps(ConvKind kind) {
   return kind == ConvKind::kImage7x7 ? 7 : kind == ConvKind::kStride2 ? 4 : 9;
 }
+
+/// True where the build holds what ConvPath::kWgmma runs.
+bool conv_wgmma_built();
 
 /// Launches on `stream`; returns at once for no rows. Throws std::invalid_argument if sizes do not
 /// fit each other, std::runtime_error if the launch is refused.

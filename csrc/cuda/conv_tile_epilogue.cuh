@@ -8,7 +8,8 @@
 namespace cae::cuda {
 
 /// A warp's results: rows row0 .. of 16 pixels, columns of its share. Element q of a fragment is
-/// pixel (lane >> 2) + 8 * (q >> 1), column 2 * (lane & 3) + (q & 1).
+/// pixel (lane >> 2) + 8 * (q >> 1), column 2 * (lane & 3) + (q & 1); with kTallFragments, pixel
+/// x0 + (lane >> 2) of row row0 + (q >> 1).
 template <class Config, ConvEpilogue kEpilogue>
 struct TileEpilogue {
   static constexpr int kRows = Config::kRowTiles / Config::kWarpsK;
@@ -23,10 +24,16 @@ struct TileEpilogue {
   int row0;    // of the tile, first pixel row of this warp
   int column;  // of the block, first column of this thread
   int sum_row;
+  int x0 = 0;
 
-  KFN_MEMBER int pixel_x(int q) const { return (lane >> 2) + 8 * (q >> 1); }
+  KFN_MEMBER int pixel_x(int q) const {
+    return (lane >> 2) + (Config::kTallFragments ? x0 : 8 * (q >> 1));
+  }
+  KFN_MEMBER int pixel_y(int i, int q) const {
+    return row0 + i + (Config::kTallFragments ? q >> 1 : 0);
+  }
   KFN_MEMBER bool inside(int i, int q) const {
-    return at.h0 + row0 + i < p.out_height && at.w0 + pixel_x(q) < p.out_width;
+    return at.h0 + pixel_y(i, q) < p.out_height && at.w0 + pixel_x(q) < p.out_width;
   }
   /// Column of the whole product.
   KFN_MEMBER int global_column(int j, int q) const {
@@ -39,7 +46,7 @@ struct TileEpilogue {
     const int channel = n - phase * p.out_channels;
     const int height = 2 * p.out_height;
     const int width = 2 * p.out_width;
-    const int y = 2 * (at.h0 + row0 + i) + (phase >> 1);
+    const int y = 2 * (at.h0 + pixel_y(i, q)) + (phase >> 1);
     const int x = 2 * (at.w0 + pixel_x(q)) + (phase & 1);
     float sum = 0.0F;
     if (y == 0 || y == height - 1) {
@@ -116,7 +123,7 @@ struct TileEpilogue {
       }
       leave_sum(0, j, e, v);
     }
-    dev::sync();
+    Config::barrier();
     const float count = pixel_count();
     UNROLL for (int j = 0; j < kN8; ++j) UNROLL for (int e = 0; e < 2; ++e) {
       const float mean = column_sum(0, column + j * 8 + e) / count;
@@ -132,7 +139,7 @@ struct TileEpilogue {
   KFN_MEMBER void stage(const Sums& r) const {
     UNROLL for (int i = 0; i < kRows; ++i) UNROLL for (int j = 0; j < kN8; ++j)
         UNROLL for (int h = 0; h < 2; ++h) {
-      const int pixel = (row0 + i) * kConvTileWidth + pixel_x(2 * h);
+      const int pixel = pixel_y(i, 2 * h) * kConvTileWidth + pixel_x(2 * h);
       dev::sts32(smem + pixel * Config::kStagingPitch + (column + j * 8) * 2,
                  dev::pack_half2(r[i][j][2 * h], r[i][j][2 * h + 1]));
     }
@@ -219,12 +226,12 @@ struct TileEpilogue {
     }
   }
 
-  /// Every thread calls; shared memory is free for use, which a dev::sync() before has made sure.
+  /// Every thread of Config::barrier() calls; one before has made sure that shared memory is free.
   KFN_MEMBER void run(Sums& r) const {
     add_terms(r);
     take_moments(r);
     stage(r);
-    dev::sync();
+    Config::barrier();
     if (kEpilogue == ConvEpilogue::kShuffle) {
       store_block_moments();
     } else {

@@ -11,4 +11,9 @@ void conv_tile_wide(const ConvParams& params, void* stream);     // the same; 12
 void conv_tile_image(const ConvParams& params, void* stream);    // kImage7x7
 void conv_tile_stride2(const ConvParams& params, void* stream);  // kStride2
 
+// The same by ConvPath::kWgmma.
+void conv_wgmma_narrow(const ConvParams& params, void* stream);
+void conv_wgmma_wide(const ConvParams& params, void* stream);
+void conv_wgmma_stride2(const ConvParams& params, void* stream);
+
 }  // namespace cae::cuda

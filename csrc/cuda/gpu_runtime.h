@@ -18,6 +18,9 @@ bool is_emulated();
 
 int multiprocessors(int device);
 
+/// 10 * major + minor.
+int compute_capability(int device);
+
 class OutOfDeviceMemory : public std::bad_alloc {
  public:
   const char* what() const noexcept override { return "out of device memory"; }

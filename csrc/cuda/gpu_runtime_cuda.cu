@@ -58,6 +58,14 @@ int multiprocessors(int device) {
   return count;
 }
 
+int compute_capability(int device) {
+  int major = 0;
+  int minor = 0;
+  CAE_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  CAE_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return 10 * major + minor;
+}
+
 void DeviceBuffer::release() noexcept {
   if (data_ != nullptr) {
     const RelaxedCapture relaxed;

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "emu/fault.h"
+#include "emu/hopper_emu.h"
 #include "emu/shared_memory.h"
 
 namespace cae::emu {
@@ -73,8 +74,14 @@ void end_lane(Lane& me) {
   if (me.copies.size() > (me.groups.empty() ? 0 : me.groups.back())) {
     fail(me, "ends with asynchronous copies that were never committed");
   }
+  const size_t group = me.warp->index / 4;
+  if (group < me.block->warpgroups.size() && !me.block->warpgroups[group].issued.empty()) {
+    fail(me, "ends with wgmma under way that was not waited for");
+  }
   me.ended = true;
-  --me.block->worker->alive;
+  if (--me.block->worker->alive == 0) {
+    check_arrivals_known(me);
+  }
 }
 
 /// What a fiber does: the kernel once, then the next thread.
@@ -253,6 +260,9 @@ void meet_cluster(Lane& me) {
   worker.cluster_arrived = 0;
   for (Block& block : worker.blocks) {
     block.barrier_tick = ++block.tick;
+    for (Mbarrier& m : block.mbarriers) {
+      m.known_phase = int64_t{m.phase} + 1;
+    }
     for (Warp& warp : block.warp) {
       warp.sync_tick = block.tick;
       wake(warp, &warp == me.warp ? ~me.bit : kAllLanes);

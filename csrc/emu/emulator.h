@@ -58,7 +58,8 @@ struct Lane {
   bool ended = false;
   uint32_t waits_on = 0;  // barrier's number, or address of the mbarrier
   uint32_t waits_parity = 0;
-  uint32_t fence_tick = 0;  // of the last fence between the proxies
+  uint32_t fence_tick = 0;       // of the last fence between the proxies
+  bool products_fenced = false;  // wg_fence() since products were last all waited for
   uint32_t traced = 0;
   std::vector<AsyncCopy> copies;  // cp.async issued, not complete; `copied` of them are
   std::vector<uint32_t> groups;   // where each committed group ends; `waited` of them were
@@ -98,6 +99,10 @@ struct Mbarrier {
   int64_t pending = 0;
   int64_t bytes = 0;  // expected, not yet landed
   uint32_t phase = 0;
+  // Phases in which another block arrived last, and up to which this block knows the others' work:
+  // it must not end before it knows of all arrivals.
+  int64_t remote_phase = -1;
+  int64_t known_phase = 0;
   std::vector<uint32_t> seen;  // what was released to it, as Block::seen
 };
 
@@ -109,9 +114,16 @@ struct WarpgroupProduct {
   std::array<float*, 128> sums;
 };
 
+// Registers of a warpgroup that products under way add to; meanwhile the threads' own hold NaN.
+struct WarpgroupSums {
+  std::array<float*, 128> registers;
+  std::vector<float> values;  // [128][columns / 2]
+};
+
 struct Warpgroup {
   uint32_t arrived = 0;
   uint8_t op = 0;
+  std::vector<WarpgroupSums> held;
   WarpgroupProduct call;  // of the threads that have arrived
   std::vector<WarpgroupProduct> issued;
   std::vector<uint32_t> groups;  // where each committed group ends

@@ -13,6 +13,8 @@ bool is_emulated() { return true; }
 
 int multiprocessors(int /*device*/) { return emu::device_limits().multiprocessors; }
 
+int compute_capability(int /*device*/) { return emu::device_limits().arch; }
+
 DeviceGuard::DeviceGuard(int device) {
   if (device != 0) {
     throw std::runtime_error("the emulator has device 0 only, got " + std::to_string(device));

@@ -20,11 +20,18 @@ void arrive_mbarrier(Lane& me, uint32_t address);
 void expect_bytes(Lane& me, uint32_t address, uint32_t bytes);
 void wait_mbarrier(Lane& me, uint32_t address, uint32_t parity);
 
+/// When the last thread of a cluster ends. Throws Fault if a block could have ended, and its shared
+/// memory with it, before another one's arrival.
+void check_arrivals_known(const Lane& me);
+
 void fence_proxies(Lane& me);
 /// One copy to each block of the cluster that `mask` names.
 void issue_bulk(Lane& me, uint32_t to, const void* from, uint32_t bytes, uint32_t mbarrier,
                 uint32_t mask);
 
+/// Throws Fault if a descriptor cannot say this.
+void check_descriptor(const Lane& me, uint32_t address, uint32_t along_k, uint32_t along_rows);
+void fence_products(Lane& me);
 void issue_product(Lane& me, float* sums, uint64_t a, uint64_t b, int accumulate, int columns);
 void commit_products(Lane& me);
 void wait_products(Lane& me, int remaining);

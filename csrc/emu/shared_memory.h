@@ -152,6 +152,11 @@ void wait_copies(Lane& me, uint32_t remaining);
 /// not.
 uint8_t* global_bytes(const Lane& me, const void* data, uint32_t bytes, Access access);
 
+/// Before which tick each other warp's accesses are seen by `warp`; the last entry: bulk copies'.
+inline uint32_t* seen_by(Block& block, uint32_t warp) {
+  return block.seen.data() + static_cast<size_t>(warp) * (block.warps + 1);
+}
+
 /// Lanes of a warp from here on keep a record of who read what: the block is not ordered by
 /// barriers of all its threads alone.
 void order_partly(Block& block);

@@ -22,6 +22,7 @@
 #define UNROLL
 #define NOUNROLL
 #define UNROLL_BY(n)
+#define SIMT_HOPPER
 #define __launch_bounds__(...)
 #define __cluster_dims__(...)
 
@@ -191,6 +192,7 @@ KFN void pdl_launch() {}
 
 // ---- Hopper
 KFN uint32_t ctarank() { return current_lane->block->rank; }
+KFN int clustersize() { return current_lane->block->worker->launch->cluster; }
 KFN uint32_t mapa(uint32_t a, uint32_t cta) {
   return (a & cae::emu::kOffsetMask) | (cta + 1) << cae::emu::kRankShift;
 }
@@ -212,7 +214,10 @@ KFN void bulk_g2s_mc(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar
 KFN void bulk_g2s(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar) {
   cae::emu::issue_bulk(*current_lane, dst, src, bytes, bar, 1U << ctarank());
 }
-KFN void wg_fence() {}
+KFN void check_descriptor(uint32_t address, uint32_t along_k, uint32_t along_rows) {
+  cae::emu::check_descriptor(*current_lane, address, along_k, along_rows);
+}
+KFN void wg_fence() { cae::emu::fence_products(*current_lane); }
 KFN void wgmma_n64(float (&d)[32], uint64_t da, uint64_t db, int acc) {
   cae::emu::issue_product(*current_lane, d, da, db, acc, 64);
 }

@@ -7,6 +7,7 @@
 #include "cuda/moments_cuda.h"
 #include "cuda/output_conv_cuda.h"
 #include "cuda/upsample_ring_pack.h"
+#include "engine/gpu_conv_choice.h"
 
 namespace cae::gpu {
 namespace {
@@ -137,6 +138,7 @@ GpuConv GpuNetwork::make_conv(ConvKind kind, ConvEpilogue epilogue, const Weight
   GpuConv conv;
   conv.scale = packed.scale;
   conv.multiprocessors = multiprocessors(device);
+  const ConvChoice choice = choose_conv(device);
   cuda::ConvParams& p = conv.params;
   p.kind = kind;
   p.epilogue = epilogue;
@@ -146,6 +148,10 @@ GpuConv GpuNetwork::make_conv(ConvKind kind, ConvEpilogue epilogue, const Weight
   p.in_channels = packed.in_channels;
   p.out_channels = packed.out_channels;
   p.real_channels = packed.real_channels;
+  p.cluster = choice.cluster;
+  if (kind != ConvKind::kImage7x7) {
+    p.path = choice.path;
+  }
   p.weights = keep(packed.weights);
   if (bias != nullptr) {
     p.bias = keep(pad_bias(conv, bias));

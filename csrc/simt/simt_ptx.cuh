@@ -140,9 +140,15 @@ KFN void pdl_launch() {
 #endif
 }
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define SIMT_HOPPER
 KFN uint32_t ctarank() {
   uint32_t r;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+  return r;
+}
+KFN int clustersize() {
+  int r;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(r));
   return r;
 }
 KFN uint32_t mapa(uint32_t a, uint32_t cta) {

@@ -86,6 +86,8 @@ ConvProblem::ConvProblem(const ConvCase& conv, unsigned seed) : c(conv), random_
   params.out_channels = stored_out;
   params.real_channels = c.out;
   params.block_columns = c.block_columns;
+  params.path = c.path;
+  params.cluster = c.cluster;
   rebind();
 }
 
@@ -195,7 +197,8 @@ double ConvProblem::sum_at(int row, int y0, int x0, int o) const {
   return sum;
 }
 
-void run_conv(ConvProblem& p, const std::vector<Memory>& more) {
+void run_conv(ConvProblem& p, const std::vector<Memory>& more,
+              void (*launch)(const cuda::ConvParams&, void*)) {
   std::deque<emu::ExternalMemory> visible;
   const auto show = [&visible](const auto& buffer, bool writable) {
     visible.emplace_back(buffer.data(), buffer.size() * sizeof(buffer[0]), writable);
@@ -213,7 +216,7 @@ void run_conv(ConvProblem& p, const std::vector<Memory>& more) {
   for (const Memory& memory : more) {
     visible.emplace_back(memory.data, memory.bytes, false);
   }
-  cuda::conv_tile(p.params, nullptr);
+  launch(p.params, nullptr);
 }
 
 }  // namespace cae::test

@@ -30,6 +30,8 @@ struct ConvCase {
   cuda::ConvPrologue prologue;
   cuda::ConvEpilogue epilogue;
   int rows, height, width, in, out, block_columns;
+  cuda::ConvPath path = cuda::ConvPath::kPortable;
+  int cluster = 2;
 };
 
 /// Buffers of a case. `operand` [rows][height][width][in] is what the convolution sees, in double,
@@ -68,6 +70,7 @@ struct Memory {
 };
 
 /// Launches the case on the emulated GPU.
-void run_conv(ConvProblem& problem, const std::vector<Memory>& more = {});
+void run_conv(ConvProblem& problem, const std::vector<Memory>& more = {},
+              void (*launch)(const cuda::ConvParams&, void*) = cuda::conv_tile);
 
 }  // namespace cae::test

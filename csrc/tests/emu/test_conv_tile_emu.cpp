@@ -2,6 +2,7 @@
 // Convolutions of the emulated GPU against plain sums in double: values, moments, the stream kept.
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 #include "tests/check_test.h"
 #include "tests/emu/conv_case.h"
@@ -10,6 +11,7 @@ namespace {
 
 using cae::cuda::ConvEpilogue;
 using cae::cuda::ConvKind;
+using cae::cuda::ConvPath;
 using cae::cuda::ConvPrologue;
 using cae::test::ConvCase;
 using cae::test::ConvProblem;
@@ -88,9 +90,10 @@ void check_outputs(const ConvProblem& p, std::vector<double>& wanted, double& rm
     worst = error <= worst ? worst : error;
     CAE_TEST_CHECK(error <= kTolerance);
   }
-  std::printf("  kind %d prologue %d epilogue %d, %d x %d x %d -> %d: worst %.1e\n",
-              static_cast<int>(p.c.kind), static_cast<int>(p.c.prologue),
-              static_cast<int>(p.c.epilogue), p.c.height, p.c.width, p.c.in, p.c.out, worst);
+  std::printf("  path %d kind %d prologue %d epilogue %d, %d x %d x %d -> %d: worst %.1e\n",
+              static_cast<int>(p.c.path), static_cast<int>(p.c.kind),
+              static_cast<int>(p.c.prologue), static_cast<int>(p.c.epilogue), p.c.height, p.c.width,
+              p.c.in, p.c.out, worst);
 }
 
 void check_channel_moments(const ConvProblem& p, const std::vector<double>& wanted, double rms) {
@@ -213,10 +216,68 @@ void test_all_kinds() {
   }
 }
 
-void test_rows_are_looked_up_and_skipped() {
-  ConvProblem p(
-      {ConvKind::kConv3x3, ConvPrologue::kResidual, ConvEpilogue::kMoments, 3, 6, 6, 16, 16, 64},
-      11);
+void test_wgmma() {
+  constexpr auto k3 = ConvKind::kConv3x3;
+  constexpr auto kUp = ConvKind::kUpsample;
+  constexpr auto kTwo = ConvKind::kStride2;
+  constexpr auto kPlain = ConvPrologue::kPlain;
+  constexpr auto kAffine = ConvPrologue::kAffineRelu;
+  constexpr auto kResidual = ConvPrologue::kResidual;
+  constexpr auto kMoments = ConvEpilogue::kMoments;
+  constexpr auto kShuffle = ConvEpilogue::kShuffle;
+  constexpr auto kBiasRelu = ConvEpilogue::kBiasRelu;
+  constexpr auto kWgmma = ConvPath::kWgmma;
+  const ConvCase cases[] = {
+      {k3, kPlain, kMoments, 1, 4, 4, 16, 16, 64, kWgmma, 1},
+      {k3, kAffine, kMoments, 2, 9, 17, 72, 72, 64, kWgmma, 4},
+      {k3, kResidual, kMoments, 1, 16, 16, 200, 72, 64, kWgmma, 2},  // buffers come round twice
+      {k3, kResidual, kMoments, 1, 5, 12, 20, 20, 64, kWgmma, 4},    // one tile: no cluster
+      {k3, kAffine, kMoments, 1, 8, 16, 130, 220, 128, kWgmma, 1},
+      {k3, kResidual, kMoments, 1, 10, 16, 64, 90, 128, kWgmma, 2},
+      {k3, kResidual, kMoments, 1, 16, 30, 72, 128, 128, kWgmma, 4},
+      {kUp, kResidual, kShuffle, 2, 4, 4, 16, 8, 64, kWgmma, 2},
+      {kUp, kAffine, kShuffle, 1, 9, 18, 40, 20, 64, kWgmma, 2},
+      {kUp, kResidual, kShuffle, 1, 8, 16, 64, 32, 128, kWgmma, 1},
+      {kUp, kAffine, kShuffle, 1, 10, 12, 12, 30, 128, kWgmma, 2},
+      {kTwo, kAffine, kMoments, 1, 20, 36, 10, 20, 64, kWgmma, 2},
+      {kTwo, kPlain, kBiasRelu, 2, 16, 16, 72, 33, 64, kWgmma, 2},
+      {kTwo, kPlain, kBiasRelu, 1, 2, 2, 16, 16, 64, kWgmma, 1},
+  };
+  for (const ConvCase& c : cases) {
+    test_case(c);
+  }
+}
+
+/// Width of blocks and size of clusters change nothing, not one bit.
+void test_wgmma_shapes_agree() {
+  ConvCase c = {ConvKind::kConv3x3,
+                ConvPrologue::kResidual,
+                ConvEpilogue::kMoments,
+                1,
+                16,
+                20,
+                72,
+                128,
+                64,
+                ConvPath::kWgmma,
+                1};
+  ConvProblem first(c, 5);
+  cae::test::run_conv(first);
+  for (const auto& [columns, cluster] : {std::pair{64, 4}, {128, 1}, {128, 2}}) {
+    c.block_columns = columns;
+    c.cluster = cluster;
+    ConvProblem p(c, 5);
+    cae::test::run_conv(p);
+    CAE_TEST_CHECK(p.output == first.output);
+    CAE_TEST_CHECK(p.partials == first.partials);
+    CAE_TEST_CHECK(p.stream_out == first.stream_out);
+  }
+}
+
+void test_rows_are_looked_up_and_skipped(ConvPath path) {
+  ConvProblem p({ConvKind::kConv3x3, ConvPrologue::kResidual, ConvEpilogue::kMoments, 3, 6, 6, 16,
+                 16, 64, path},
+                11);
   ConvProblem plain = p;
   plain.rebind();
   cae::test::run_conv(plain);
@@ -240,6 +301,9 @@ void test_rows_are_looked_up_and_skipped() {
 
 int main() {
   test_all_kinds();
-  test_rows_are_looked_up_and_skipped();
+  test_rows_are_looked_up_and_skipped(ConvPath::kPortable);
+  test_wgmma();
+  test_wgmma_shapes_agree();
+  test_rows_are_looked_up_and_skipped(ConvPath::kWgmma);
   return cae::testing::finish("test_conv_tile_emu");
 }

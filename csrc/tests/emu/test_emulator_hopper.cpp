@@ -159,6 +159,62 @@ void test_fence() {
   }
 }
 
+// Products that own their registers from wg_fence() to wg_wait().
+KERNEL void __launch_bounds__(128) registers_kernel(const Case p) {
+  const int tid = dev::tid();
+  const uint32_t a = dev::smem_base();
+  for (int i = 0; i < kStage / 16 / 128; ++i) {  // ones
+    const uint32_t ones = dev::pack_half2(1.0F, 1.0F);
+    dev::sts128(a + (tid + i * 128) * 16, uint4{ones, ones, ones, ones});
+  }
+  dev::fence_async();
+  dev::sync();
+  const uint64_t da = gmma_desc(a + (p.bug == 5 ? 8 : 0), kAlongK, kAlongRows);
+  const uint64_t db = gmma_desc(a + kOperand, p.bug == 6 ? 1U << 18 : kAlongK, kAlongRows);
+  float sums[32] = {};
+  float kept = 0.0F;
+  for (int i = 0; i < 2; ++i) {
+    if (p.bug != 1 && (p.bug != 7 || i == 0)) {
+      dev::wg_fence();
+    }
+    if (p.bug == 2 && i == 1) {
+      sums[3] = 0.0F;
+    }
+    dev::wgmma_n64(sums, da, db, 1);
+    dev::wg_commit();
+    if (p.bug == 3 && i == 0) {
+      kept = sums[0];
+    }
+    if (p.bug == 7) {
+      dev::wg_wait<0>();
+    }
+  }
+  if (p.bug != 4) {
+    dev::wg_wait<0>();
+  }
+  dev::store(p.out + tid, sums[31] + kept);
+}
+
+void test_registers() {
+  CaseShape shape;
+  shape.shared_bytes = kStage;
+  check_bugs("registers", registers_kernel, shape,
+             {{1, "wgmma without wg_fence()"},
+              {2, "registers written that a wgmma under way adds to"},
+              {4, "ends with wgmma under way"},
+              {5, "not aligned to 16"},
+              {6, "beyond 256 KB"},
+              {7, "wgmma without wg_fence()"}});
+  std::vector<float> out;
+  CAE_TEST_CHECK(run_case(registers_kernel, shape, 0, &out).empty());
+  std::vector<float> early;
+  CAE_TEST_CHECK(run_case(registers_kernel, shape, 3, &early).empty());
+  for (int t = 0; t < 128; ++t) {
+    CAE_TEST_CHECK(out[t] == 32.0F);       // 2 products of 16 ones
+    CAE_TEST_CHECK(early[t] != early[t]);  // read before it was waited for
+  }
+}
+
 // Each block of a cluster sends its part to all, and reads all parts.
 KERNEL void __launch_bounds__(32) cluster_kernel(const Case p) {
   constexpr uint32_t kPart = 256;
@@ -191,6 +247,12 @@ KERNEL void __launch_bounds__(32) cluster_kernel(const Case p) {
   if (p.bug == 4) {
     dev::mbar_arrive_cluster(dev::mapa(full, 4));
   }
+  if (p.bug == 5) {  // nobody waits for it, nor meets the others
+    if (tid == 0) {
+      dev::mbar_arrive_cluster(dev::mapa(all_here, rank ^ 1));
+    }
+    return;
+  }
   dev::cluster_sync();
 }
 
@@ -203,7 +265,8 @@ void test_cluster() {
              {{1, "is not initialised"},
               {2, "deadlock: block 0 has"},
               {3, "has not completed"},
-              {4, "no block 4 in the cluster"}});
+              {4, "no block 4 in the cluster"},
+              {5, "may end before others arrive"}});
 }
 
 }  // namespace
@@ -211,6 +274,7 @@ void test_cluster() {
 int main() {
   test_ring();
   test_fence();
+  test_registers();
   test_cluster();
   return cae::testing::finish("test_emulator_hopper");
 }

@@ -19,6 +19,7 @@ namespace {
 using cae::cuda::ConvEpilogue;
 using cae::cuda::ConvKind;
 using cae::cuda::ConvParams;
+using cae::cuda::ConvPath;
 using cae::cuda::ConvPrologue;
 
 constexpr int kMostChannels = 512;  // what the engine serves, see engine/gpu_network.cpp
@@ -42,7 +43,8 @@ Outcome outcome_of(const std::function<void()>& launch) {
   return Outcome::kStarted;
 }
 
-Outcome conv(ConvKind kind, ConvPrologue prologue, ConvEpilogue epilogue, int inputs, int columns) {
+Outcome conv(ConvKind kind, ConvPrologue prologue, ConvEpilogue epilogue, int inputs, int columns,
+             ConvPath path = ConvPath::kPortable) {
   ConvParams p;
   p.kind = kind;
   p.prologue = prologue;
@@ -53,6 +55,7 @@ Outcome conv(ConvKind kind, ConvPrologue prologue, ConvEpilogue epilogue, int in
   p.in_channels = inputs;
   p.out_channels = p.real_channels = 128;
   p.block_columns = columns;
+  p.path = path;
   p.norm.channels = inputs;
   return outcome_of([&] { cae::cuda::conv_tile(p, nullptr); });
 }
@@ -82,6 +85,17 @@ void test_convolutions() {
                  Outcome::kStarted);
   CAE_TEST_CHECK(conv(ConvKind::kImage7x7, ConvPrologue::kPlain, ConvEpilogue::kMoments, 4, 64) ==
                  Outcome::kStarted);
+}
+
+void test_wgmma() {
+  for (const int columns : {64, 128}) {
+    CAE_TEST_CHECK(conv(ConvKind::kConv3x3, ConvPrologue::kResidual, ConvEpilogue::kMoments,
+                        kMostInputs, columns, ConvPath::kWgmma) == Outcome::kStarted);
+    CAE_TEST_CHECK(conv(ConvKind::kUpsample, ConvPrologue::kResidual, ConvEpilogue::kShuffle,
+                        kMostInputs, columns, ConvPath::kWgmma) == Outcome::kStarted);
+  }
+  CAE_TEST_CHECK(conv(ConvKind::kStride2, ConvPrologue::kAffineRelu, ConvEpilogue::kMoments,
+                      kMostInputs, 64, ConvPath::kWgmma) == Outcome::kStarted);
 }
 
 void test_others() {
@@ -140,5 +154,6 @@ int main() {
   setenv("CAE_EMU_ARCH", "90", 1);
   CAE_TEST_CHECK(largest_3x3(ConvPrologue::kAffineRelu, kMostWideInputs + 64, 128) ==
                  Outcome::kStarted);
+  test_wgmma();
   return cae::testing::finish("test_shared_limits_emu");
 }

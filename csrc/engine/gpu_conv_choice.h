@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which of the two paths convolves on a GPU.
+#pragma once
+
+#include "cuda/conv_tile_cuda.h"
+#include "cuda/gpu_runtime.h"
+
+namespace cae::gpu {
+
+struct ConvChoice {
+  cuda::ConvPath path = cuda::ConvPath::kPortable;
+  int32_t cluster = 2;
+};
+
+/// By warpgroups (ConvPath::kWgmma) where the device's compute capability is 9.0, the build has the
+/// kernels, and conv_paths_agree(), asked once per process; else portably. The environment may say
+/// otherwise: CAE_GPU_CONV=portable, or wgmma, which throws std::invalid_argument where that cannot
+/// run and std::runtime_error where the paths disagree; CAE_GPU_CLUSTER=1, 2 or 4 blocks that share
+/// their weights.
+ConvChoice choose_conv(int device);
+
+using ConvLauncher = void (*)(const cuda::ConvParams&, Stream);
+
+/// Convolves a small random image on `device` by both paths, in narrow and wide blocks. True where
+/// all values and moments agree but for what another order of sums explains; false also where the
+/// GPU refuses the launch.
+bool conv_paths_agree(int device, int32_t cluster, ConvLauncher launch = cuda::conv_tile);
+
+}  // namespace cae::gpu

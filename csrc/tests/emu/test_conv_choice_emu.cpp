@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which path convolves where, and that a path with other results is not taken.
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "engine/gpu_conv_choice.h"
+#include "tests/check_test.h"
+
+namespace {
+
+using cae::cuda::ConvParams;
+using cae::cuda::ConvPath;
+using cae::gpu::choose_conv;
+using cae::gpu::conv_paths_agree;
+
+ConvPath path_with(const char* arch, const char* wanted, const char* cluster = "") {
+  setenv("CAE_EMU_ARCH", arch, 1);
+  setenv("CAE_GPU_CONV", wanted, 1);
+  setenv("CAE_GPU_CLUSTER", cluster, 1);
+  return choose_conv(0).path;
+}
+
+/// What choosing is refused with.
+std::string refusal(const char* arch, const char* wanted, const char* cluster = "") {
+  try {
+    path_with(arch, wanted, cluster);
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+void test_choice() {
+  for (const char* arch : {"80", "86", "89", "100", "120"}) {
+    CAE_TEST_CHECK(path_with(arch, "") == ConvPath::kPortable);
+  }
+  CAE_TEST_CHECK(path_with("90", "") == ConvPath::kWgmma);
+  CAE_TEST_CHECK(path_with("90", "auto", "4") == ConvPath::kWgmma);
+  CAE_TEST_CHECK(choose_conv(0).cluster == 4);
+  CAE_TEST_CHECK(path_with("90", "wgmma") == ConvPath::kWgmma);
+  CAE_TEST_CHECK(choose_conv(0).cluster == 2);
+  CAE_TEST_CHECK(path_with("90", "portable") == ConvPath::kPortable);
+  CAE_TEST_CHECK(refusal("86", "wgmma").find("this GPU has 8.6") != std::string::npos);
+  CAE_TEST_CHECK(refusal("90", "fast").find("must be auto, portable or wgmma, got fast") !=
+                 std::string::npos);
+  CAE_TEST_CHECK(refusal("90", "", "3").find("must be 1, 2 or 4, got 3") != std::string::npos);
+}
+
+// Paths that go wrong as a misread descriptor or a lost copy would.
+void writes_nothing(const ConvParams& p, void* stream) {
+  if (p.path == ConvPath::kPortable) {
+    cae::cuda::conv_tile(p, stream);
+  }
+}
+void shifts_weights(const ConvParams& p, void* stream) {
+  ConvParams wrong = p;
+  wrong.weights += p.path == ConvPath::kWgmma ? 8 : 0;
+  wrong.in_channels -= 8;  // within the weights that there are
+  cae::cuda::conv_tile(wrong, stream);
+}
+void loses_wide_blocks(const ConvParams& p, void* stream) {
+  ConvParams wrong = p;
+  if (p.block_columns == 128) {
+    wrong.out_width -= 1;
+  }
+  cae::cuda::conv_tile(wrong, stream);
+}
+
+void test_disagreement() {
+  setenv("CAE_EMU_ARCH", "90", 1);
+  for (const int cluster : {1, 2, 4}) {
+    CAE_TEST_CHECK(conv_paths_agree(0, cluster));
+  }
+  CAE_TEST_CHECK(!conv_paths_agree(0, 1, writes_nothing));
+  CAE_TEST_CHECK(!conv_paths_agree(0, 1, shifts_weights));
+  CAE_TEST_CHECK(!conv_paths_agree(0, 1, loses_wide_blocks));
+}
+
+}  // namespace
+
+int main() {
+  test_choice();
+  test_disagreement();
+  return cae::testing::finish("test_conv_choice_emu");
+}
