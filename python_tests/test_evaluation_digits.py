@@ -220,6 +220,27 @@ def test_the_same_weights_give_the_same_maps(case: Case) -> None:
     np.testing.assert_allclose(rank_correlation(one.saliency, again.saliency), 1, atol=1e-3)
 
 
+def test_exemplars_follow_the_randomised_classifier(case: Case, result: Evaluation) -> None:
+    """With the real classifier's exemplars the paths are the same: maps then agree more."""
+    assert all(stage.bank_judged for stage in result.sanity)
+    bank = case.explainer.bank
+    assert bank is not None
+    blind = cf.Explainer(
+        case.explainer.model,
+        case.explainer.classifier,
+        bank=dataclasses.replace(bank, thumbnails=None, _sha256=None),
+        backend="cpu",
+    )
+    before = evaluate(blind, case.dataset, Settings(methods=("cae",)))
+    assert not any(stage.bank_judged for stage in before.sanity)
+    assert before.notes[-1].startswith("sanity check with the real classifier's exemplars")
+    means = [
+        np.nanmean(np.concatenate([stage.correlation["cae"] for stage in one.sanity[-2:]]))
+        for one in (before, result)
+    ]
+    assert means[1] < means[0] - 0.05, means
+
+
 def test_layers_are_shuffled_from_the_output(case: Case) -> None:
     classifier = case.explainer.classifier
     before: Any = classifier.function

@@ -20,6 +20,7 @@ import cae_fast as cf
 from cae_fast.data import ImageDataset
 from cae_fast.errors import CAEError, ClassifierError
 from cae_fast.training import ClassifierOptions
+from cae_fast.training.options import ClassifierAugment
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -149,7 +150,10 @@ def test_progress_reports_each_epoch_and_training_stops_early(data: Path, tmp_pa
         ({"out": "classifier.pth"}, r"out must be the name of a \.pt2 or \.onnx file"),
         ({"epochs": 0}, "epochs must be in"),
         ({"batch_size": 0}, "batch_size must be in"),
-        ({"augment": "mirror"}, "augment must be one of none, flip, dihedral, got 'mirror'"),
+        (
+            {"augment": "mirror"},
+            "augment must be one of none, flip, dihedral, strong, got 'mirror'",
+        ),
         ({"image_size": 4}, "image_size must be in"),
     ],
 )
@@ -260,11 +264,14 @@ def test_critic_of_other_classes_or_channels_is_refused(trained: ClassifierFiles
         load_critic(trained.pt2, CLASSES, 3, torch.device("cpu"))
 
 
-def test_real_blood_cells_are_learned_from(shared_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("augment", ["dihedral", "strong"])
+def test_real_blood_cells_are_learned_from(
+    shared_dir: Path, tmp_path: Path, augment: ClassifierAugment
+) -> None:
     seen: list[float] = []
     run = ClassifierOptions(
         data=shared_dir / "data" / "blood_cells", out=tmp_path / "c.onnx", image_size=16,
-        width=4, epochs=3, device="cpu", augment="dihedral",
+        width=4, epochs=3, device="cpu", augment=augment,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

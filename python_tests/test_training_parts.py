@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch")
 
 # These need torch.
 from cae_fast.networks import CAEModule, Discriminator  # noqa: E402
+from cae_fast.training.augmentation import strongly_augmented  # noqa: E402
 from cae_fast.training.losses import (  # noqa: E402
     discriminator_losses,
     generator_losses,
@@ -133,6 +134,38 @@ def test_mirroring_keeps_pixels_and_turns_only_where_asked() -> None:
     turned = augmented(images, "dihedral", rng)
     assert torch.equal(turned.flatten(1).sort().values, images.flatten(1).sort().values)
     assert bool((turned == images.transpose(2, 3)).all(dim=(1, 2, 3)).any())
+
+
+def test_strong_augmentation_varies_place_and_grey_levels_within_its_limits() -> None:
+    """A bright disc: where it lies, how large and how bright it is after 200 draws."""
+    rows, columns = np.mgrid[0:48, 0:48]
+    disc = np.where(np.hypot(rows - 23.5, columns - 23.5) < 8, 0.6, -0.6).astype(np.float32)
+    images = torch.from_numpy(disc).expand(200, 3, 48, 48).contiguous()
+    before = images.clone()
+    varied = strongly_augmented(images, np.random.default_rng(0))
+    assert varied.shape == images.shape
+    assert varied.dtype == torch.float32
+    assert torch.equal(images, before)
+    assert torch.equal(varied, strongly_augmented(images, np.random.default_rng(0)))
+    assert float(varied.abs().max()) <= 1
+    assert torch.equal(varied[:, 0], varied[:, 2])  # a grey image stays grey
+    levels = varied[:, 0].numpy()
+    low, high = levels.min(axis=(1, 2)), levels.max(axis=(1, 2))
+    assert (high - low > 0.3).all(), "the disc must stay visible"
+    assert (high - low).std() > 0.1
+    inside = levels > ((low + high) / 2)[:, None, None]
+    area = inside.sum(axis=(1, 2))
+    assert area.min() > 0.55 * 201
+    assert area.max() < 1.9 * 201  # zoom of 1.22 and stretch of 1.13, squared
+    assert area.std() > 20
+    centre = np.array([[*np.argwhere(one).mean(axis=0)] for one in inside]) - 23.5
+    assert np.abs(centre).max() < 8
+    assert (centre.std(axis=0) > 1).all()
+    halves = torch.full((200, 1, 48, 48), -0.6)
+    halves[..., 24:] = 0.6  # bright on the right
+    sides = strongly_augmented(halves, np.random.default_rng(1)).mean(dim=(1, 2))
+    right = float((sides[:, 47] > sides[:, 0]).float().mean())
+    assert 0.3 < right < 0.7
 
 
 def test_store_keeps_the_levels_of_16_bit_images(tmp_path: Path) -> None:

@@ -112,19 +112,19 @@ def evaluate(
     agree({"model": network.config.class_names, "data": dataset.class_names}, error=CAEError)
     dataset = _limited(dataset, limit)
     found_masks = load_masks(dataset, network.config.image_size, masks)
-    if bank is None:
+    if bank is not None:
+        codes, known = CodeBank.load(bank), ImageDataset.from_folder(data)
+    else:
         with printed.progress("encoding the train split") as moved:
-            train = ImageDataset.from_folder(data, split="train")
+            known = ImageDataset.from_folder(data, split="train")
             codes = CodeBank.build(
                 network,
-                train,
+                known,
                 classifier=asked,
                 backend=backend,
                 on_error="collect",
                 on_progress=moved,
             )
-    else:
-        codes = CodeBank.load(bank)
     explainer = Explainer(network, asked, bank=codes, backend=backend)
     settings = Settings(
         methods=names,
@@ -143,6 +143,7 @@ def evaluate(
         settings,
         masks=found_masks,
         classifier_path=Path(classifier) if Path(classifier).is_file() else None,
+        bank_dataset=known,
         on_note=printed.warn,
         on_progress=lambda text: printed.line(f"{time.perf_counter() - start:7.1f} s  {text}"),
     )

@@ -94,7 +94,7 @@ def train_classifier(
     epochs: Annotated[int, typer.Option(help="Passes over the images, at most.")] = 60,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Rate of AdamW at the start.")] = 2e-3,
-    augment: Annotated[str, typer.Option(help="none, flip or dihedral.")] = "flip",
+    augment: Annotated[str, typer.Option(help="none, flip, dihedral or strong.")] = "flip",
     seed: Annotated[int, typer.Option(help="Of weights, order and the split.")] = 0,
     device: Device = "auto",
     overwrite: Annotated[

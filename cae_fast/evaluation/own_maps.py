@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import to_numpy
+from ..bank import CodeBank
 from ..counterfactual_maps import mean_over_exemplars, weighted_along_path
 from ..explainer import Explainer
 from ..explanation import Explanation
@@ -36,7 +37,14 @@ class OwnMaps:
     classified: Float
 
 
-def own_maps(name: str, explainer: Explainer, found: Explanation, settings: Settings) -> OwnMaps:
+def own_maps(
+    name: str,
+    explainer: Explainer,
+    found: Explanation,
+    settings: Settings,
+    *,
+    mean_k: int | None = None,
+) -> OwnMaps:
     """Maps by one of `baselines.OWN_METHODS`.
 
     Args:
@@ -46,12 +54,13 @@ def own_maps(name: str, explainer: Explainer, found: Explanation, settings: Sett
         explainer: What made the explanation.
         found: With frames; its arrays are NumPy.
         settings: Of the evaluation.
+        mean_k: Exemplars of "cae-mean-k"; None is :func:`exemplars_averaged` of the bank.
     """
     start = time.perf_counter()
     classified = np.array([len(t) + 1 for t in found.path_t], dtype=float)
     if name == "cae-mean-k":
         assert explainer.bank is not None
-        k = min(settings.mean_k, default_k(explainer.bank))
+        k = exemplars_averaged(settings, explainer.bank) if mean_k is None else mean_k
         several = mean_over_exemplars(explainer, found, k)
         maps = several.saliency
         classified = classified + several.evaluations + (several.exemplar >= 0).sum(axis=1)
@@ -67,6 +76,11 @@ def own_maps(name: str, explainer: Explainer, found: Explanation, settings: Sett
         raise ValueError(f"{name!r} is no map of counterfactuals")
     seconds = (time.perf_counter() - start) / max(1, len(found))
     return OwnMaps(maps.astype(np.float64), seconds, classified)
+
+
+def exemplars_averaged(settings: Settings, bank: CodeBank) -> int:
+    """How many exemplars "cae-mean-k" averages: what was asked for, or what the bank has."""
+    return min(settings.mean_k, default_k(bank))
 
 
 def smoothing(settings: Settings, side: int) -> float:

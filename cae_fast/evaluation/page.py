@@ -36,6 +36,10 @@ _MEANINGS = {
     "realism": "distance of the re-encoded code to real codes of its class; real images: about 1",
     "monotonicity": "1: the target's probability never falls along the path",
 }
+_EXEMPLARS = {
+    True: "The randomised classifier also says which images of the bank are exemplars.",
+    False: "Exemplars are the real classifier's: paths are then the same, and maps hardly differ.",
+}
 _STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;
 color:#22211d;background:#fbfaf7}h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2rem}
@@ -89,7 +93,12 @@ def write_report(
         "class_names": list(result.class_names),
         "pairs_flipped": pairs,
         "sanity": [
-            {"layers": stage.layers, "of_layers": stage.of_layers, "share": plain(stage.share)}
+            {
+                "layers": stage.layers,
+                "of_layers": stage.of_layers,
+                "share": plain(stage.share),
+                "bank_judged": stage.bank_judged,
+            }
             for stage in result.sanity
         ],
         "summary": rows,
@@ -245,7 +254,8 @@ def _sanity_table(result: Evaluation, rows: Sequence[Mapping[str, Any]]) -> str:
         "<p>Rank correlation with the map under a classifier whose last layers have shuffled "
         "weights, over the images that flip to the same class under both (their share is in the "
         "head); near 0 is what should be, 1 would be a map that does not depend on the classifier. "
-        "The randomised logits are centred over the images, or one class would get them all.</p>"
+        "The randomised logits are centred over the images, or one class would get them all. "
+        f"{_EXEMPLARS[result.sanity[0].bank_judged]}</p>"
         f"<table><tr><th>method</th>{head}</tr>{lines}</table>"
     )
 

@@ -68,12 +68,14 @@ class SanityStage:
         share: Share of all images that flip under both classifiers and are compared.
         correlation: By method: rank correlation [N] of the two maps, NaN for the others; empty
             where no image is compared.
+        bank_judged: Whether the randomised classifier also chose the exemplars.
     """
 
     layers: int
     of_layers: int
     share: float
     correlation: dict[str, Float] = field(default_factory=dict)
+    bank_judged: bool = False
 
 
 @dataclass

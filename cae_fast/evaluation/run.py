@@ -44,6 +44,7 @@ def evaluate(
     *,
     masks: Sequence[Mask | None] | None = None,
     classifier_path: Path | None = None,
+    bank_dataset: ImageDataset | None = None,
     on_note: Callable[[str], None] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -57,6 +58,7 @@ def evaluate(
         settings: What to measure.
         masks: Per image a mask [S, S] or None.
         classifier_path: File of the classifier, to randomise an ONNX one.
+        bank_dataset: Where the bank's images lie, which a randomised classifier judges anew.
         on_note: Called with each note as soon as it is known, before anything is explained.
         on_progress: Called with what is being done.
 
@@ -128,7 +130,14 @@ def evaluate(
         result.pairs = _all_pairs(explainer, images, classes, settings)
     if settings.sanity:
         check_sanity(
-            explainer, images, settings, result, classifier_path, frames=PATH_FRAMES, say=say
+            explainer,
+            images,
+            settings,
+            result,
+            classifier_path,
+            frames=PATH_FRAMES,
+            say=say,
+            bank_dataset=bank_dataset,
         )
     return result
 

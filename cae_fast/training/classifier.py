@@ -20,11 +20,12 @@ from torch import Tensor
 from ..data import ImageDataset
 from ..errors import CAEError
 from ..files import check_parent, made_parents
+from .augmentation import strongly_augmented
 from .classifier_export import import_onnx, write_onnx, write_pt2
 from .classifier_network import ResidualClassifier
 from .devices import choose_device
 from .journal import console_line
-from .options import ClassifierOptions
+from .options import ClassifierAugment, ClassifierOptions
 from .pipeline import (
     ImageStore,
     LabelledImages,
@@ -179,8 +180,7 @@ def fit_classifier(
             if len(indices) < 2:  # batch statistics need two images
                 schedule.step()
                 continue
-            images = augmented(store.images(indices), options.augment, rng)
-            images = shifted(images, images.shape[3] // 16, rng).to(device)
+            images = _varied(store.images(indices), options.augment, rng).to(device)
             target = torch.from_numpy(labels[indices]).to(device)
             loss = F.cross_entropy(network(images), target, label_smoothing=_LABEL_SMOOTHING)
             optimiser.zero_grad(set_to_none=True)
@@ -221,6 +221,12 @@ def _balanced_order(
         turns = [rng.permutation(members) for _ in range(math.ceil(wanted / len(members)))]
         drawn.append(np.concatenate(turns)[:wanted])
     return rng.permutation(np.concatenate(drawn))[: len(labels)]
+
+
+def _varied(images: Tensor, augment: ClassifierAugment, rng: np.random.Generator) -> Tensor:
+    if augment == "strong":
+        return strongly_augmented(images, rng)
+    return shifted(augmented(images, augment, rng), images.shape[3] // 16, rng)
 
 
 def shifted(images: Tensor, reach: int, rng: np.random.Generator) -> Tensor:

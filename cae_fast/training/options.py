@@ -23,6 +23,7 @@ Classify = Callable[[Any], Any]
 NO_CRITIC = "none"
 
 Augment = Literal["none", "flip", "dihedral"]
+ClassifierAugment = Literal["none", "flip", "dihedral", "strong"]
 Schedule = Literal["cosine", "halving", "constant"]
 Precision = Literal["fp32", "bf16"]
 Labels = Literal["folder", "classifier"]
@@ -223,6 +224,8 @@ class ClassifierOptions:
         learning_rate: AdamW's rate at the start; a cosine takes it to zero.
         weight_decay: AdamW's weight decay.
         augment: As in `TrainOptions`; images are also shifted by up to a sixteenth of their side.
+            "strong" turns, scales, shifts, mirrors and blurs them and changes their grey levels:
+            for images whose test split was taken otherwise than the training split.
         patience: Epochs without a better validation result before training ends.
         validation_fraction: Share of the training images, by group, held out.
         seed: Of weights, order, augmentation and the validation split.
@@ -240,7 +243,7 @@ class ClassifierOptions:
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    augment: Augment = "flip"
+    augment: ClassifierAugment = "flip"
     patience: int = 20
     validation_fraction: float = 0.1
     seed: int = 0
@@ -267,7 +270,7 @@ class ClassifierOptions:
         _number("learning_rate", self.learning_rate, 0.0, 1.0, above=True)
         _number("weight_decay", self.weight_decay, 0.0, 1.0)
         _number("validation_fraction", self.validation_fraction, 0.0, 0.9, above=True)
-        _choice("augment", self.augment, ("none", "flip", "dihedral"))
+        _choice("augment", self.augment, ("none", "flip", "dihedral", "strong"))
         _integer("seed", self.seed, 0, 2**63 - 1)
 
 
