@@ -12,11 +12,11 @@ struct ConvChoice {
   int32_t cluster = 2;
 };
 
-/// By warpgroups (ConvPath::kWgmma) where the device's compute capability is 9.0, the build has the
-/// kernels, and conv_paths_agree(), asked once per process; else portably. The environment may say
-/// otherwise: CAE_GPU_CONV=portable, or wgmma, which throws std::invalid_argument where that cannot
-/// run and std::runtime_error where the paths disagree; CAE_GPU_CLUSTER=1, 2 or 4 blocks that share
-/// their weights.
+/// Portable, unless the environment says otherwise. CAE_GPU_CONV=auto: by warpgroups
+/// (ConvPath::kWgmma) where the device's compute capability is 9.0, the build has the kernels, and
+/// conv_paths_agree(), asked once per process. CAE_GPU_CONV=wgmma: the same, or
+/// std::invalid_argument where that cannot run and std::runtime_error where the paths disagree.
+/// CAE_GPU_CLUSTER=1, 2 or 4 blocks that share their weights.
 ConvChoice choose_conv(int device);
 
 using ConvLauncher = void (*)(const cuda::ConvParams&, Stream);

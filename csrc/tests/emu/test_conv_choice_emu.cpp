@@ -34,8 +34,10 @@ std::string refusal(const char* arch, const char* wanted, const char* cluster = 
 void test_choice() {
   for (const char* arch : {"80", "86", "89", "100", "120"}) {
     CAE_TEST_CHECK(path_with(arch, "") == ConvPath::kPortable);
+    CAE_TEST_CHECK(path_with(arch, "auto") == ConvPath::kPortable);
   }
-  CAE_TEST_CHECK(path_with("90", "") == ConvPath::kWgmma);
+  CAE_TEST_CHECK(path_with("90", "") == ConvPath::kPortable);
+  CAE_TEST_CHECK(path_with("90", "auto") == ConvPath::kWgmma);
   CAE_TEST_CHECK(path_with("90", "auto", "4") == ConvPath::kWgmma);
   CAE_TEST_CHECK(choose_conv(0).cluster == 4);
   CAE_TEST_CHECK(path_with("90", "wgmma") == ConvPath::kWgmma);
