@@ -28,7 +28,7 @@ def data(tmp_path: Path) -> Path:
 def test_train_writes_a_model_that_knows_its_classes(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     small = ("--image-size", "16", "--channels", "4", "--num-blocks", "1", "--batch-size", "2")
-    train = ("train", str(data), "--out", str(run), *small, "--steps", "2")
+    train = ("train", str(data), "--out", str(run), *small, "--steps", "2", "--warmup-steps", "3")
     done = cae_fast(*train, "--json")
     assert done.code == 0, done.err
     assert done.json["model"] == str(run / "model.safetensors")

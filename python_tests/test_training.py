@@ -74,7 +74,7 @@ def test_run_leaves_model_log_samples_and_what_was_measured(data: Path, tmp_path
         weight * float(rows[0][name])
         for name, weight in (
             ("reconstruction", 10), ("cycle", 10), ("class_code", 1), ("individual_code", 1),
-            ("adversarial", 1), ("swap_class", 1),
+            ("adversarial", 1), ("swap_class", 1), ("code_class", 1),
         )
     )  # fmt: skip
     assert float(rows[0]["generator"]) == pytest.approx(total, rel=1e-5)

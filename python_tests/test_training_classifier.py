@@ -31,7 +31,7 @@ from cae_fast.training import ClassifierFiles, train, train_classifier  # noqa: 
 from cae_fast.training.classifier import shifted  # noqa: E402
 from cae_fast.training.classifier_export import write_onnx, write_pt2  # noqa: E402
 from cae_fast.training.classifier_network import ResidualClassifier  # noqa: E402
-from cae_fast.training.judges import load_critic  # noqa: E402
+from cae_fast.training.critic import load_critic  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not clearly better than chance:UserWarning")
 

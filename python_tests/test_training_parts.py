@@ -18,10 +18,13 @@ from cae_fast.training import LossWeights
 torch = pytest.importorskip("torch")
 
 # These need torch.
-from cae_fast.networks import CAEModule, Discriminator  # noqa: E402
+from cae_fast.networks import CAEModule  # noqa: E402
+from cae_fast.training.adversaries import ByClassAdversary, ClassHeadAdversary  # noqa: E402
 from cae_fast.training.augmentation import strongly_augmented  # noqa: E402
+from cae_fast.training.classifier_network import ResidualClassifier  # noqa: E402
+from cae_fast.training.critic import Critic  # noqa: E402
 from cae_fast.training.losses import (  # noqa: E402
-    discriminator_losses,
+    code_logits,
     generator_losses,
     swap_classes,
     weighted_sum,
@@ -32,17 +35,19 @@ from cae_fast.training.state import schedule_factor  # noqa: E402
 
 
 @pytest.fixture
-def networks() -> tuple[CAEModule, Discriminator]:
+def networks() -> tuple[CAEModule, ClassHeadAdversary]:
     torch.manual_seed(0)
     config = CAEConfig(
         image_size=16, in_channels=1, channels=4, num_blocks=1, code_dim=4, num_classes=3,
         modulation_width=8,
     )  # fmt: skip
-    return CAEModule(config), Discriminator(config).eval()
+    adversary = ClassHeadAdversary(config, torch.device("cpu"))
+    adversary.network.eval()
+    return CAEModule(config), adversary
 
 
 def test_swap_exchanges_codes_between_partners(
-    networks: tuple[CAEModule, Discriminator],
+    networks: tuple[CAEModule, ClassHeadAdversary],
 ) -> None:
     generator, _ = networks
     images = torch.rand(6, 1, 16, 16) * 2 - 1
@@ -55,42 +60,47 @@ def test_swap_exchanges_codes_between_partners(
     torch.testing.assert_close(swap.reconstruction[4:5], own, atol=1e-5, rtol=1e-5)
 
 
-def test_losses_are_those_of_the_method(networks: tuple[CAEModule, Discriminator]) -> None:
-    generator, discriminator = networks
+def test_losses_are_those_of_the_method(networks: tuple[CAEModule, ClassHeadAdversary]) -> None:
+    generator, adversary = networks
     images = torch.rand(2, 1, 16, 16) * 2 - 1
     labels = torch.tensor([2, 0])
     with torch.no_grad():
         swap = swap_classes(generator, images, labels)
-        losses = generator_losses(generator, discriminator, swap, LossWeights())
+        losses = generator_losses(generator, adversary, swap, LossWeights())
         individual, codes = generator.encode(images)
         crossed = generator.decode(individual, codes.flip(0))
         again = generator.encode(crossed)
         cycled = generator.decode(again[0], codes)
-        real, classes = discriminator(crossed)
+        real, classes = adversary.network(crossed)
     expected = {
         "reconstruction": (generator.decode(individual, codes) - images).abs().mean(),
         "class_code": (again[1] - codes.flip(0)).abs().mean(),
         "individual_code": (again[0] - individual).abs().mean(),
         "cycle": (cycled - images).abs().mean(),
+        "code_class": torch.nn.functional.cross_entropy(code_logits(codes, 3), labels),
         "adversarial": -real.log_softmax(dim=1)[:, 1].mean(),
         "swap_class": -(classes.log_softmax(dim=1)[0, 0] + classes.log_softmax(dim=1)[1, 2]) / 2,
     }
     assert set(losses) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value, atol=1e-5, rtol=1e-4, msg=name)
-    weights = LossWeights(class_code=0, individual_code=0, cycle=0, swap_class=0, adversarial=3)
-    some = generator_losses(generator, discriminator, swap, weights)
+    weights = LossWeights(
+        class_code=0, individual_code=0, cycle=0, swap_class=0, adversarial=3,
+        code_class=0,
+    )  # fmt: skip
+    some = generator_losses(generator, adversary, swap, weights)
     assert set(some) == {"reconstruction", "adversarial"}
     total = 10 * float(losses["reconstruction"]) + 3 * float(losses["adversarial"])
     assert weighted_sum(some, weights).item() == pytest.approx(total, rel=1e-5)
 
 
 def test_discriminator_step_builds_no_graph_of_the_generator(
-    networks: tuple[CAEModule, Discriminator],
+    networks: tuple[CAEModule, ClassHeadAdversary],
 ) -> None:
-    generator, discriminator = networks
+    generator, adversary = networks
+    discriminator = adversary.network
     swap = swap_classes(generator, torch.rand(2, 1, 16, 16), torch.tensor([0, 1]))
-    losses = discriminator_losses(discriminator, swap)
+    losses = adversary.losses(swap)
     weighted_sum(losses, LossWeights()).backward()
     assert all(p.grad is None for p in generator.parameters())
     assert any(p.grad is not None for p in discriminator.parameters())
@@ -100,6 +110,107 @@ def test_discriminator_step_builds_no_graph_of_the_generator(
     torch.testing.assert_close(losses["discriminator_real"], wanted)
     own = classes.log_softmax(dim=1)
     torch.testing.assert_close(losses["discriminator_class"], -(own[0, 0] + own[1, 1]) / 2)
+
+
+@pytest.fixture
+def critic() -> Critic:
+    torch.manual_seed(1)
+    network = ResidualClassifier(1, 3, 4)
+    network(torch.rand(32, 1, 16, 16))  # norms with statistics of their own
+    return Critic(network, 16)
+
+
+def test_critic_losses_are_what_their_names_say(
+    networks: tuple[CAEModule, ClassHeadAdversary], critic: Critic
+) -> None:
+    generator, adversary = networks
+    images, labels = torch.rand(2, 1, 16, 16) * 2 - 1, torch.tensor([2, 0])
+    with torch.no_grad():
+        swap = swap_classes(generator, images, labels)
+        torch.manual_seed(5)
+        losses = generator_losses(generator, adversary, swap, LossWeights(), critic)
+        torch.manual_seed(5)
+        logits = critic.judge(torch.cat([swap.swapped, swap.reconstruction]))
+    wanted = torch.tensor([0, 2, 2, 0])
+    expected = torch.nn.functional.cross_entropy(logits, wanted)
+    torch.testing.assert_close(losses["critic"], expected)
+    error = (swap.reconstruction - images).numpy().astype(np.float64)
+    fourth = (error**4).mean(axis=(1, 2, 3)) ** 0.25
+    assert losses["peak"].item() == pytest.approx(fourth.mean(), rel=1e-4)
+    change = (swap.swapped - swap.reconstruction).abs().mean()
+    torch.testing.assert_close(losses["proximity"], change)
+    assert critic.feature_distance(images, images).item() == 0
+    assert losses["critic_features"].item() > 0.01
+
+
+def test_critic_judges_with_noise_and_hands_gradients_on(critic: Critic) -> None:
+    images = (torch.rand(2, 1, 16, 16) * 2 - 1).requires_grad_(True)
+    torch.manual_seed(0)
+    first, second = critic.judge(images), critic.judge(images)
+    assert not torch.equal(first, second)
+    first.sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+    assert all(p.grad is None for p in critic.network.parameters())
+
+
+def test_critic_judges_in_no_more_noise_than_it_stands(critic: Critic) -> None:
+    class Brightness(torch.nn.Module):  # sees class 1 from `level` on
+        def __init__(self, level: float) -> None:
+            super().__init__()
+            self.level = level
+
+        def forward(self, images: Any) -> Any:
+            lit = images.mean(dim=(1, 2, 3)) - self.level
+            return torch.stack([-lit, lit], dim=1)
+
+    dark, light = torch.full((64, 1, 16, 16), -0.5), torch.full((64, 1, 16, 16), 0.5)
+    images, labels = torch.cat([dark, light]), torch.arange(2).repeat_interleave(64)
+    far = Critic(Brightness(0.0), 16)
+    far.choose_noise(images, labels)
+    assert far.noise == 0.1
+    # A mean of 256 pixels strays by 1/16 of their noise: classes 0.004 apart are lost in 0.1.
+    near = Critic(Brightness(-0.5 + 0.002), 16)
+    close = torch.cat([dark, dark + 0.004])
+    near.choose_noise(close, labels)
+    assert near.noise < 0.05
+    stands = near.noise
+    blind = Critic(Brightness(-0.5 + 1e-5), 16)
+    blind.choose_noise(torch.cat([dark, dark + 2e-5]), labels)
+    assert blind.noise == 0 or blind.noise < stands
+
+
+def test_adversary_by_class_begins_as_the_critic_and_leaves_it_alone(
+    networks: tuple[CAEModule, ClassHeadAdversary], critic: Critic
+) -> None:
+    generator, _ = networks
+    swap = swap_classes(generator, torch.rand(4, 1, 16, 16), torch.tensor([0, 1, 2, 0]))
+    adversary = ByClassAdversary(critic, torch.device("cpu"))
+    before = [p.clone() for p in critic.network.parameters()]
+    losses = adversary.losses(swap)
+    assert set(losses) == {"discriminator_real", "gradient_penalty"}
+    free = ByClassAdversary(critic, torch.device("cpu"), penalized=False)
+    assert set(free.losses(swap)) == {"discriminator_real"}
+    real = adversary.network(swap.images).gather(1, swap.labels[:, None])
+    donor = torch.tensor([2, 0, 0, 1])
+    fake = adversary.network(swap.swapped).gather(1, donor[:, None])
+    expected = torch.log1p(torch.exp(-real)).mean() + torch.log1p(torch.exp(fake)).mean()
+    torch.testing.assert_close(losses["discriminator_real"], expected)
+    step = 1e-3  # the penalty against differences along the gradient of the first image
+    images = swap.images.clone().requires_grad_(True)
+    logits = adversary.network(images).gather(1, swap.labels[:, None]).sum()
+    (slope,) = torch.autograd.grad(logits, images)
+    torch.testing.assert_close(losses["gradient_penalty"], slope.square().sum(dim=(1, 2, 3)).mean())
+    unit = slope / slope.flatten(1).norm(dim=1)[:, None, None, None]
+    there = adversary.network(swap.images + step * unit).gather(1, swap.labels[:, None])
+    length = slope.flatten(1).norm(dim=1)
+    torch.testing.assert_close((there - real)[:, 0] / step, length, rtol=0.2, atol=0.02)
+    weighted_sum(losses, LossWeights()).backward()
+    assert all(p.grad is None for p in generator.parameters())
+    assert any(p.grad is not None for p in adversary.network.parameters())
+    for p, old in zip(critic.network.parameters(), before, strict=True):
+        assert p.grad is None
+        assert torch.equal(p, old)
 
 
 def test_all_ordered_class_pairs_come_equally_often() -> None:

@@ -59,6 +59,7 @@ def tiny_options(data: Path, out: Path, **overrides: Any) -> TrainOptions:
         "checkpoint_every": 1,
         "device": "cpu",
         "critic": "none",
+        "warmup_steps": 0,
         "quiet": True,
     }
     return TrainOptions(data=data, out=out, **(fields | overrides))

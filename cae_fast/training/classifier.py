@@ -144,6 +144,8 @@ def fit_classifier(
     held: LabelledImages,
     num_classes: int,
     progress: ClassifierProgress | None,
+    *,
+    noise: float = 0.0,
 ) -> None:
     """Trains a network with early stopping and leaves the best weights in it, in eval mode.
 
@@ -154,6 +156,7 @@ def fit_classifier(
         held: Held-out images.
         num_classes: K.
         progress: As in `train_classifier`.
+        noise: Largest standard deviation of noise added to the images, drawn for each anew.
 
     Raises:
         CAEError: The loss became NaN or infinite.
@@ -172,7 +175,7 @@ def fit_classifier(
     since = 0
     for epoch in range(options.epochs):
         rng = np.random.default_rng([options.seed, 3, epoch])
-        order = _balanced_order(labels, num_classes, rng)
+        order = balanced_order(labels, num_classes, rng)
         network.train()
         total = 0.0
         for step in range(steps):
@@ -180,7 +183,10 @@ def fit_classifier(
             if len(indices) < 2:  # batch statistics need two images
                 schedule.step()
                 continue
-            images = _varied(store.images(indices), options.augment, rng).to(device)
+            images = _varied(store.images(indices), options.augment, rng)
+            if noise:
+                images = images + _noise(images.shape, noise, rng)
+            images = images.to(device)
             target = torch.from_numpy(labels[indices]).to(device)
             loss = F.cross_entropy(network(images), target, label_smoothing=_LABEL_SMOOTHING)
             optimiser.zero_grad(set_to_none=True)
@@ -210,7 +216,7 @@ def fit_classifier(
     network.eval()
 
 
-def _balanced_order(
+def balanced_order(
     labels: NDArray[np.int64], num_classes: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """As many indices as there are images, all classes equally often, shuffled."""
@@ -227,6 +233,11 @@ def _varied(images: Tensor, augment: ClassifierAugment, rng: np.random.Generator
     if augment == "strong":
         return strongly_augmented(images, rng)
     return shifted(augmented(images, augment, rng), images.shape[3] // 16, rng)
+
+
+def _noise(shape: torch.Size, highest: float, rng: np.random.Generator) -> Tensor:
+    deviation = rng.uniform(0, highest, (shape[0], 1, 1, 1))
+    return torch.from_numpy((rng.standard_normal(shape) * deviation).astype(np.float32))
 
 
 def shifted(images: Tensor, reach: int, rng: np.random.Generator) -> Tensor:

@@ -53,5 +53,18 @@ class ResidualClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, S, S] -> logits [N, K]."""
-        hidden = torch.relu(self.norm(self.blocks(self.stem(images))))
+        return self.classify(self.stages(images)[-1])
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """[N, C, S, S] -> what each stage gives, [N, C_i, S / 2^i, S / 2^i], first to last."""
+        hidden = self.stem(images)
+        found = []
+        for block in self.blocks:
+            hidden = block(hidden)
+            found.append(hidden)
+        return found
+
+    def classify(self, last: Tensor) -> Tensor:
+        """What the last stage gives -> logits [N, K]."""
+        hidden = torch.relu(self.norm(last))
         return cast(Tensor, self.head(self.dropout(hidden.mean(dim=(2, 3)))))

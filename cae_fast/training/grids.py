@@ -43,3 +43,16 @@ def write_grid(path: Path, rows: Sequence[NDArray[np.float32]]) -> None:
         )
     with atomic_write(path) as temporary:
         picture.save(temporary, format="PNG")
+
+
+def spread_over_classes(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Indices such that each image and the one half the list on differ in class where possible."""
+    classes = np.unique(labels)
+    half = max(1, count // 2)
+    members = {int(k): np.flatnonzero(labels == k) for k in classes}
+    chosen = []
+    for side in (0, 1):
+        for i in range(half):
+            of = members[int(classes[(i + side) % len(classes)])]
+            chosen.append(of[(i // len(classes) + side) % len(of)])
+    return np.asarray(chosen, dtype=np.int64)

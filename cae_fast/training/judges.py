@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classifiers in training: the one to be explained, the frozen critic, the discriminator's head."""
+"""Classifiers in training: the one to be explained, and the discriminator's head."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..class_names import agree
 from ..classifier import Classifier
-from ..classifier_files import METADATA_FILE, parse_metadata
 from ..errors import ClassifierError
-from ..pt2_files import check_archive
 from .pipeline import ImageStore
 
 _BATCH = 64
@@ -97,47 +93,5 @@ def discriminator_head(discriminator: nn.Module) -> Callable[[Tensor], Tensor]:
         classes: Tensor = discriminator(images)[1]
         discriminator.train(training)
         return classes
-
-    return classify
-
-
-def load_critic(
-    path: str | os.PathLike[str], class_names: Sequence[str], channels: int, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """A frozen, differentiable classifier from a .pt2 file of `train_classifier`.
-
-    Images of another size than the critic's are resized (bilinear, differentiable).
-
-    Raises:
-        ClassifierError: Not such a file, or other classes or channels.
-    """
-    file = Path(path)
-    if file.suffix.lower() != ".pt2" or not file.is_file():
-        raise ClassifierError(f"critic must be an existing .pt2 file or 'none', got {file}")
-    check_archive(file, torch)
-    extra = {METADATA_FILE: ""}
-    try:
-        network = torch.export.load(file, extra_files=extra).module()
-    except Exception as error:  # torch raises many kinds
-        reason = str(error).partition("\n")[0]
-        raise ClassifierError(f"{file}: torch.export cannot load it ({reason})") from error
-    said = parse_metadata(file, extra[METADATA_FILE])
-    if not {"labels", "size", "channels"} <= set(said):
-        raise ClassifierError(f"{file}: not written by train-classifier, which a critic must be")
-    agree({"data": class_names, "critic": said["labels"]}, error=ClassifierError)
-    if said["channels"] != channels:
-        raise ClassifierError(
-            f"{file}: the critic takes {said['channels']} channels, the model has {channels}"
-        )
-    size = int(said["size"])
-    network.to(device)
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-
-    def classify(images: Tensor) -> Tensor:
-        if images.shape[2] != size:
-            images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-        logits: Tensor = network(images.contiguous())
-        return logits
 
     return classify

@@ -7,19 +7,21 @@ images detached, so that it builds no graph of the generator.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from ..networks import CAEModule
+    from .adversaries import Adversary
+    from .critic import Critic
     from .options import LossWeights
 
-FAKE, REAL = 0, 1
+_SMALLEST_FOURTH = 1e-12  # the root's slope is infinite at 0
+_CODE_SCALE = 4.0  # codes of a length of about 1 speak clearly
 
 
 @dataclass
@@ -64,29 +66,12 @@ def swap_classes(generator: CAEModule, images: Tensor, labels: Tensor) -> Swap:
     return Swap(images, labels, individual, class_code, own, swapped)
 
 
-def discriminator_losses(discriminator: nn.Module, swap: Swap) -> dict[str, Tensor]:
-    """Real against swapped images, and the class of the real ones; means over the batch.
-
-    Args:
-        discriminator: Gives fake/real logits [N, 2] and class logits [N, K].
-        swap: The batch; its graph is not touched.
-    """
-    count = len(swap.images)
-    both, classes = discriminator(torch.cat([swap.images, swap.swapped.detach()]))
-    truth = torch.full((2 * count,), REAL, device=swap.labels.device)
-    truth[count:] = FAKE
-    return {
-        "discriminator_real": F.cross_entropy(both.float(), truth),
-        "discriminator_class": F.cross_entropy(classes[:count].float(), swap.labels),
-    }
-
-
 def generator_losses(
     generator: CAEModule,
-    discriminator: nn.Module,
+    adversary: Adversary,
     swap: Swap,
     weights: LossWeights,
-    critic: Callable[[Tensor], Tensor] | None = None,
+    critic: Critic | None = None,
 ) -> dict[str, Tensor]:
     """All losses of the generator that have a weight.
 
@@ -95,10 +80,10 @@ def generator_losses(
 
     Args:
         generator: A `CAEModule`.
-        discriminator: Its parameters must not require gradients here.
+        adversary: Its parameters must not require gradients here.
         swap: The batch, with its graph.
         weights: Losses of weight 0 are not computed.
-        critic: Frozen classifier, images to logits.
+        critic: None: the losses that need one are left out, and `proximity` and `peak` with them.
     """
     donor = partner(swap.labels)
     losses: dict[str, Tensor] = {}
@@ -113,17 +98,53 @@ def generator_losses(
         if weights.cycle:
             cycled = generator.decode(individual, swap.class_code).float()
             losses["cycle"] = F.l1_loss(cycled, swap.images)
+    if weights.code_class:
+        logits = code_logits(swap.class_code, generator.config.num_classes)
+        losses["code_class"] = F.cross_entropy(logits, swap.labels)
     if weights.adversarial or weights.swap_class:
-        both, classes = discriminator(swap.swapped)
-        if weights.adversarial:
-            truth = torch.full_like(swap.labels, REAL)
-            losses["adversarial"] = F.cross_entropy(both.float(), truth)
-        if weights.swap_class:
-            losses["swap_class"] = F.cross_entropy(classes.float(), donor)
-    if weights.critic and critic is not None:
-        logits = critic(torch.cat([swap.swapped, swap.reconstruction]))
+        found = adversary.generator_losses(swap.swapped, donor)
+        losses |= {name: found[name] for name in found if getattr(weights, name)}
+    return losses | ({} if critic is None else _critic_losses(swap, donor, weights, critic))
+
+
+def _critic_losses(
+    swap: Swap, donor: Tensor, weights: LossWeights, critic: Critic
+) -> dict[str, Tensor]:
+    losses: dict[str, Tensor] = {}
+    if weights.critic:
+        logits = critic.judge(torch.cat([swap.swapped, swap.reconstruction]))
         losses["critic"] = F.cross_entropy(logits.float(), torch.cat([donor, swap.labels]))
+    if weights.critic_features:
+        losses["critic_features"] = critic.feature_distance(swap.reconstruction, swap.images)
+    if weights.peak:
+        fourth = (swap.reconstruction - swap.images).pow(4).mean(dim=(1, 2, 3))
+        losses["peak"] = (fourth + _SMALLEST_FOURTH).pow(0.25).mean()
+    if weights.proximity:
+        losses["proximity"] = F.l1_loss(swap.swapped, swap.reconstruction.detach())
     return losses
+
+
+def code_logits(codes: Tensor, num_classes: int) -> Tensor:
+    """Class logits of class codes by a head that is never trained: there is nothing to keep.
+
+    What a decoder does not use, no loss on images teaches the encoder to say, and what codes do not
+    say, no decoder learns to use. This ends the circle. That a head may be fixed as long as its
+    directions differ: Hoffer, Hubara, Soudry, "Fix your classifier", ICLR 2018.
+
+    Args:
+        codes: [N, D].
+        num_classes: K; directions are orthogonal where K <= D.
+
+    Returns:
+        [N, K], float32.
+    """
+    dim = codes.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(max(dim, num_classes), dim, generator=generator)
+    if num_classes <= dim:
+        directions = torch.linalg.qr(directions[:dim]).Q
+    directions = F.normalize(directions[:num_classes], dim=1).to(codes.device)
+    return _CODE_SCALE * codes.float() @ directions.T
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: LossWeights) -> Tensor:

@@ -40,11 +40,20 @@ class LossWeights:
         cycle: L1 of the image and of the one decoded from its class code and the individual code
             of the swapped image.
         adversarial: The discriminator takes the swapped image for real.
-        swap_class: The discriminator's class head sees the donor's class in the swapped image.
+        swap_class: The discriminator's class head sees the donor's class in the swapped image; only
+            where there is no critic: with one, the discriminator has a logit for each class.
         discriminator_real: Discriminator: real against swapped images.
         discriminator_class: Discriminator: class of real images.
-        critic: A given frozen classifier sees the donor's class in the swapped image and the
-            image's own class in the reconstruction; used only where a critic is given.
+        code_class: A fixed linear head sees the image's class in its class code. Without it a
+            class that is a small local thing may never enter the code.
+        critic: The frozen critic sees the donor's class in the swapped image and the image's own
+            class in the reconstruction, both with noise. This loss and the three below are
+            computed only where the run has a critic.
+        critic_features: What the critic's inner layers make of the reconstruction is what they
+            make of the image (relative L1).
+        peak: Root mean fourth power of the reconstruction's error: small things count.
+        proximity: L1 of the swapped image and the reconstruction: nothing changes that need not.
+        gradient_penalty: Discriminator: mean squared gradient at real images.
     """
 
     reconstruction: float = 10.0
@@ -55,7 +64,12 @@ class LossWeights:
     swap_class: float = 1.0
     discriminator_real: float = 1.0
     discriminator_class: float = 2.0
-    critic: float = 1.0
+    code_class: float = 1.0
+    critic: float = 4.0
+    critic_features: float = 4.0
+    peak: float = 3.0
+    proximity: float = 16.0
+    gradient_penalty: float = 0.05
 
     def __post_init__(self) -> None:
         """Checks that every weight is a finite number >= 0, and that images are reconstructed.
@@ -105,6 +119,8 @@ class TrainOptions:
             is trained first and kept in the run. A .pt2 file written by `train_classifier`: best
             another one than `classifier`, so that the measured swap success is not trained for
             directly. "none": no critic, as in the method's papers; many more steps are needed.
+        warmup_steps: Steps in which the class encoder is first trained alone, with batch norms that
+            are then folded into its convolutions. 0: none.
         weights: Weights of the losses.
         augment: "flip": random left-right mirroring; "dihedral": all eight symmetries of the
             square; "none".
@@ -142,6 +158,7 @@ class TrainOptions:
     labels: Labels = "folder"
     classifier: str | os.PathLike[str] | Classify | None = None
     critic: str | os.PathLike[str] | None = None
+    warmup_steps: int = 1000
     weights: LossWeights = field(default_factory=LossWeights)
     augment: Augment = "flip"
     ema_decay: float = 0.999
@@ -174,6 +191,7 @@ class TrainOptions:
         _integer("modulation_width", self.modulation_width, 1, 8192)
         _integer("steps", self.steps, 1, 10**9)
         _integer("batch_size", self.batch_size, 1, 65_536)
+        _integer("warmup_steps", self.warmup_steps, 0, 10**9)
         _number("learning_rate", self.learning_rate, 0.0, 1.0, above=True)
         _number("weight_decay", self.weight_decay, 0.0, 1.0)
         _choice("schedule", self.schedule, ("cosine", "halving", "constant"))

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from .state import TrainingState
 
 CRITIC = "critic.pt2"
-_OWN_FILES = ("config.json", "log.csv", "model.safetensors", CRITIC)
+CLASS_ENCODER = "class_encoder.pt"  # after its warm-up
+_OWN_FILES = ("config.json", "log.csv", "model.safetensors", CRITIC, CLASS_ENCODER)
 _OWN_FOLDERS = ("checkpoints", "samples", "tensorboard")
 # Options that may differ between a run and its continuation.
 _FREE = {"data", "out", "classifier", "critic"}  # folders move; the data are told by their hash

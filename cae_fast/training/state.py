@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from ..errors import ModelFileError
 from ..model import CAEConfig
-from ..networks import CAEModule, Discriminator
+from ..networks import CAEModule
+from .adversaries import Adversary, ByClassAdversary, ClassHeadAdversary
 
 if TYPE_CHECKING:
+    from .critic import Critic
     from .options import Schedule, TrainOptions
 
 _BETAS = (0.5, 0.999)
@@ -27,12 +29,27 @@ class TrainingState:
     Random numbers need no state: each step seeds its own from the run's seed and its number.
     """
 
-    def __init__(self, config: CAEConfig, options: TrainOptions, device: torch.device) -> None:
-        """Creates networks with random weights from the global generator of torch."""
+    def __init__(
+        self,
+        config: CAEConfig,
+        options: TrainOptions,
+        device: torch.device,
+        critic: Critic | None = None,
+    ) -> None:
+        """Creates networks with random weights from the global generator of torch.
+
+        The adversary is the method's discriminator, or, where there is a critic, one that begins
+        as its copy.
+        """
         self.generator = CAEModule(config).to(device)
-        self.discriminator = Discriminator(config).to(device)
         self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.adversary: Adversary
+        if critic is None:
+            self.adversary = ClassHeadAdversary(config, device)
+        else:
+            penalized = options.weights.gradient_penalty > 0
+            self.adversary = ByClassAdversary(critic, device, penalized=penalized)
+        self.discriminator = self.adversary.network
         self.mean = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.step = 0
         self.seconds = 0.0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 import warnings
@@ -21,12 +22,12 @@ from ..files import check_output_directory
 from ..model import CAE, CAEConfig
 from . import judges
 from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
-from .critic import train_critic
+from .critic import Critic, load_critic, train_critic
 from .devices import choose_device
 from .distributed import Processes
-from .grids import write_grid
+from .grids import spread_over_classes, write_grid
 from .journal import Journal
-from .losses import discriminator_losses, generator_losses, partner, swap_classes, weighted_sum
+from .losses import generator_losses, partner, swap_classes, weighted_sum
 from .options import NO_CRITIC, TrainOptions
 from .pipeline import (
     ImageStore,
@@ -37,8 +38,16 @@ from .pipeline import (
     read_splits,
 )
 from .promises import measure_promises, warn_of
-from .run_folder import CRITIC, check_same_run, data_fingerprint, prepare_run, provenance
+from .run_folder import (
+    CLASS_ENCODER,
+    CRITIC,
+    check_same_run,
+    data_fingerprint,
+    prepare_run,
+    provenance,
+)
 from .state import TrainingState
+from .warmup import restore_class_encoder, train_class_encoder
 
 #: Called after each logged step with its number, the number of steps, losses and rates.
 TrainProgress = Callable[[int, int, dict[str, float]], None]
@@ -97,9 +106,9 @@ class _Run:
         classifier, self.judge = None, "discriminator"
         if options.classifier is not None:
             classifier, self.judge = judges.load_classifier(options.classifier, names)
-        self.critic = None
+        self.critic: Critic | None = None
         if options.critic is not None and os.fspath(options.critic) != NO_CRITIC:
-            self.critic = judges.load_critic(options.critic, names, channels, self.device)
+            self.critic = load_critic(options.critic, names, channels, self.device)
         self.out = Path(options.out)
         if processes.first:  # the others may come when the first has begun to write
             check_output_directory(self.out, overwrite=options.overwrite, resume=options.resume)
@@ -128,11 +137,17 @@ class _Run:
             self.judge = "critic"
         chosen = _some(len(held), _HELD_OUT_LIMIT)
         self.held = held.images(chosen).to(self.device)
-        self.held_labels = self.held_labels[chosen]
+        self.all_held_labels, self.held_labels = self.held_labels, self.held_labels[chosen]
         chosen = _some(len(self.store), _HELD_OUT_LIMIT)
         self.known = (self.store.images(chosen).to(self.device), self.labels[chosen])
+        if self.critic is not None:
+            images, labels = self.known
+            self.critic.choose_noise(images, torch.from_numpy(labels).to(self.device))
         torch.manual_seed(options.seed)
-        self.state = TrainingState(self.config, options, self.device)
+        self.state = TrainingState(self.config, options, self.device, self.critic)
+        if options.warmup_steps:
+            with processes.in_turn():
+                self._warm_up(held)
         if classifier is not None:
             self.classify = judges.as_torch(classifier, len(names))
         else:
@@ -140,13 +155,13 @@ class _Run:
             self.classify = head if self.critic is None else self.critic
         if options.compile_networks:
             self.state.generator.compile()
-            self.state.discriminator.compile()
+            if self.critic is None:  # torch.compile knows no second derivatives
+                self.state.discriminator.compile()
 
-    def _own_critic(self, held: ImageStore) -> Callable[[Tensor], Tensor]:
+    def _own_critic(self, held: ImageStore) -> Critic:
         """Loads the run's own critic; the first process trains it where it is not there yet."""
         path, config = self.out / CRITIC, self.config
         if self.processes.first and not path.exists():
-            say = (lambda text: None) if self.options.quiet else print
             train_critic(
                 path,
                 self.options,
@@ -154,9 +169,29 @@ class _Run:
                 LabelledImages(held, self.held_labels),
                 config.class_names,
                 self.device,
-                say,
+                self._say,
             )
-        return judges.load_critic(path, config.class_names, config.in_channels, self.device)
+        return load_critic(path, config.class_names, config.in_channels, self.device)
+
+    def _warm_up(self, held: ImageStore) -> None:
+        """Loads the class encoder; the first process trains it where it is not there yet."""
+        path, encoder = self.out / CLASS_ENCODER, self.state.generator.class_encoder
+        if self.processes.first and not path.exists():
+            train_class_encoder(
+                path,
+                copy.deepcopy(encoder),
+                self.options,
+                LabelledImages(self.store, self.labels),
+                LabelledImages(held, self.all_held_labels),
+                self.config.num_classes,
+                self._say,
+            )
+        for network in (encoder, self.state.mean.class_encoder):
+            restore_class_encoder(path, network)
+
+    def _say(self, text: str) -> None:
+        if not self.options.quiet:
+            print(text)
 
     def train(self, progress: TrainProgress | None) -> Path:
         options, state = self.options, self.state
@@ -227,11 +262,11 @@ class _Run:
         discriminator = state.discriminator
         with self._autocast():
             swap = swap_classes(state.generator, images, labels)
-            judged = discriminator_losses(discriminator, swap)
+            judged = state.adversary.losses(swap)
         state.update_discriminator(weighted_sum(judged, weights))
         discriminator.requires_grad_(False)
         with self._autocast():
-            losses = generator_losses(state.generator, discriminator, swap, weights, self.critic)
+            losses = generator_losses(state.generator, state.adversary, swap, weights, self.critic)
         total = weighted_sum(losses, weights)
         state.update_generator(total)
         discriminator.requires_grad_(True)
@@ -304,7 +339,7 @@ class _Run:
     def _write_samples(self) -> None:
         """Original, reconstruction, donor and swap of some held-out images."""
         count = len(self.held)
-        chosen = torch.from_numpy(_spread_over_classes(self.held_labels, min(_GRID_IMAGES, count)))
+        chosen = torch.from_numpy(spread_over_classes(self.held_labels, min(_GRID_IMAGES, count)))
         images = self.held[chosen]
         individual, codes = self.state.mean.encode(images)
         donors = partner(images)
@@ -326,6 +361,11 @@ class _Run:
         )
         if not self.store.cached:
             journal.say("the images do not fit in memory: they are read again as needed")
+        if self.critic is not None and not self.critic.noise:
+            journal.say(
+                "the critic does not stand noise, and may be pleased by patterns that nobody sees: "
+                "leave --critic out, and one that does is trained"
+            )
         if self.judge in ("discriminator", "critic"):
             journal.say(f"no classifier given: the {self.judge} judges the promises")
 
@@ -348,16 +388,3 @@ class _Run:
 def _some(count: int, limit: int) -> NDArray[np.int64]:
     """At most `limit` of `count` indices, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64))
-
-
-def _spread_over_classes(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Indices such that each image and the one half the list on differ in class where possible."""
-    classes = np.unique(labels)
-    half = max(1, count // 2)
-    members = {int(k): np.flatnonzero(labels == k) for k in classes}
-    chosen = []
-    for side in (0, 1):
-        for i in range(half):
-            of = members[int(classes[(i + side) % len(classes)])]
-            chosen.append(of[(i // len(classes) + side) % len(of)])
-    return np.asarray(chosen, dtype=np.int64)
