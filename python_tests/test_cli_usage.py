@@ -334,6 +334,8 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_interrupt_of_a_real_process(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys, time, cae_fast.environment as e, cae_fast.cli as c;"
+        # Jobs that a shell runs in the background begin with the signal ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         # Another thread may take the signal: give it time to reach this one.
         "e.info = lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(30));"
         "sys.argv = ['cae-fast', 'info']; c.main()"
