@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,7 @@ from ..model import CAEConfig
 from ..networks import Discriminator
 from .classifier_network import ResidualClassifier
 from .critic import Critic, fitted
-
-if TYPE_CHECKING:
-    from .losses import Swap
+from .losses import Swap, partner
 
 FAKE, REAL = 0, 1
 
@@ -96,7 +94,7 @@ class ByClassAdversary:
         if self._penalized:
             images = images.detach().clone().requires_grad_(True)
         real = self._logits(images, swap.labels)
-        fake = self._logits(swap.swapped.detach(), swap.labels.roll(len(images) // 2, dims=0))
+        fake = self._logits(swap.swapped.detach(), partner(swap.labels))
         losses = {"discriminator_real": F.softplus(-real).mean() + F.softplus(fake).mean()}
         if self._penalized:
             (slope,) = torch.autograd.grad(real.sum(), images, create_graph=True)
