@@ -50,7 +50,7 @@ def test_an_onnx_classifier_is_compared_with_what_needs_no_gradients(
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask).save(target)
     out = tmp_path / "out"
-    chosen = "cae,cae-mean-k,cae-weighted,cae-smooth,gradcam,occlusion,lime,uniform"
+    chosen = "cae,cae-mean-k,cae-weighted,cae-smooth,cae-edit,gradcam,occlusion,lime,uniform"
     done = cae_fast(
         *arguments(work, out, "--methods", chosen, "--masks", str(masks), "--samples", "20"),
         "--limit",
@@ -66,7 +66,7 @@ def test_an_onnx_classifier_is_compared_with_what_needs_no_gradients(
     assert found["map", "uniform", "mask_auc"]["mean"] == 0.5
     assert 0 <= found["counterfactual", "cae", "validity"]["mean"] <= 1
     assert found["map", "lime", "classified"]["mean"] >= 20
-    for own in ("cae-mean-k", "cae-weighted", "cae-smooth"):
+    for own in ("cae-mean-k", "cae-weighted", "cae-smooth", "cae-edit"):
         assert found["map", own, "aopc"]["images"] == 6
     said = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     (stage,) = said["sanity"]  # one matrix

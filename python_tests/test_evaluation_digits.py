@@ -177,6 +177,7 @@ def test_an_evaluation_measures_each_map(result: Evaluation) -> None:
     assert seen["cae"] == seen["cae-smooth"]
     assert seen["cae-weighted"] > seen["cae"] + 10
     assert seen["cae-mean-k"] > 2 * seen["cae"]
+    assert seen["cae"] + 5 < seen["cae-edit"] <= seen["cae"] + 13
 
 
 def test_randomised_classifiers_are_really_compared(

@@ -34,9 +34,9 @@ def evaluate(
     methods: Annotated[
         str,
         typer.Option(
-            help="all, or names with commas: cae, cae-mean-k, cae-weighted, cae-smooth, gradcam, "
-            "guided_backprop, integrated_gradients, smoothgrad, gradshap, occlusion, lime, "
-            "kernelshap, uniform, gaussian."
+            help="all, or names with commas: cae, cae-mean-k, cae-weighted, cae-smooth, cae-edit, "
+            "gradcam, guided_backprop, integrated_gradients, smoothgrad, gradshap, occlusion, "
+            "lime, kernelshap, uniform, gaussian."
         ),
     ] = "all",
     masks: Annotated[

@@ -16,6 +16,7 @@ from ..counterfactual_maps import mean_over_exemplars, weighted_along_path
 from ..explainer import Explainer
 from ..explanation import Explanation
 from ..manifold.choice import default_k
+from ..minimal_edits import minimal_edits
 from ..saliency import smooth_saliency
 from .result import Settings
 
@@ -50,7 +51,8 @@ def own_maps(
     Args:
         name: "cae": the explanation's own; "cae-mean-k": mean over counterfactuals of the k nearest
             exemplars, `settings.mean_k` or what the bank has; "cae-weighted": what changes along
-            the path, weighted by the probability's change; "cae-smooth": the own, blurred.
+            the path, weighted by the probability's change; "cae-smooth": the own, blurred;
+            "cae-edit": of the fewest pixels of the image that change its class.
         explainer: What made the explanation.
         found: With frames; its arrays are NumPy.
         settings: Of the evaluation.
@@ -70,6 +72,10 @@ def own_maps(
         classified = classified + searched * found.path_images.shape[1]
     elif name == "cae-smooth":
         maps = smooth_saliency(found.saliency, smoothing(settings, found.saliency.shape[-1]))
+    elif name == "cae-edit":
+        edits = minimal_edits(explainer, found)
+        maps = edits.saliency
+        classified = classified + edits.classified
     elif name == "cae":
         maps = to_numpy(found.saliency)
     else:
