@@ -70,7 +70,7 @@ LAYERS = (
     ),
     ("backends", "path_search", "classifier_calls"),
     ("bank", "bank_files", "exemplars", "manifold", "device_search"),
-    ("explanation", "explain_job", "explainer", "counterfactual_maps"),
+    ("explanation", "explain_job", "explainer", "counterfactual_maps", "minimal_edits"),
     ("client", "integrations", "report", "training", "environment"),
     ("evaluation", "serving"),
     ("demo", "ray_jobs"),
