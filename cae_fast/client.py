@@ -98,6 +98,7 @@ class Client:
         tolerance: float = 1 / 256,
         k: int | None = None,
         search: str = "bisection",
+        saliency: str = "difference",
         min_probability: float = 0.0,
         frames: int = 0,
     ) -> Explanation:
@@ -109,10 +110,11 @@ class Client:
             target: None, a class index or name, or "any"; or a list of these, one for each image.
             model: Its name at the service; None is the first.
             path: As in :meth:`cf.Explainer.explain`; so are `tolerance`, `search`,
-                `min_probability` and `frames`.
+                `saliency`, `min_probability` and `frames`.
             tolerance: Width of the final bracket.
             k: Nearest exemplars averaged; None: as the service has it for this model.
             search: "bisection" or "margin".
+            saliency: Kind of map.
             min_probability: Of a flip.
             frames: Pictures along each path.
 
@@ -133,6 +135,7 @@ class Client:
             "tolerance": tolerance,
             "k": k,
             "search": search,
+            "saliency": saliency,
             "min_probability": min_probability,
             "frames": frames,
             "format": "npz",

@@ -7,17 +7,19 @@ Both leave the explanation and its `saliency`, the raw map, as they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .arrays import Float32, to_numpy
 from .errors import BankError
-from .explainer import Explainer
-from .explanation import Explanation
 from .manifold.choice import CHOICES, reliable_rows
 from .saliency import mean_saliency, path_saliency
+
+if TYPE_CHECKING:
+    from .explainer import Explainer
+    from .explanation import Explanation
 
 _SEARCHED = ("flipped", "not_flipped")
 
@@ -132,6 +134,29 @@ def weighted_along_path(explainer: Explainer, explanation: Explanation) -> Float
         reached = 1 - chance[:, found.source_class[i]] if target < 0 else chance[:, target]
         saliency[i] = path_saliency(frames[None], np.clip(reached, 0, 1)[None])[0]
     return saliency
+
+
+def path_ends(explainer: Explainer, found: Explanation, rows: npt.NDArray[np.int64]) -> Float32:
+    """Images decoded at the far ends of guided paths, in [-1, 1].
+
+    Args:
+        explainer: What made the explanation, or one of the same model and bank.
+        found: With NumPy arrays.
+        rows: Of the images, int64 [M].
+
+    Returns:
+        [M, C, S, S]; the counterfactual where the exemplar is no bank row.
+    """
+    ends = np.array(found.counterfactual[rows], dtype=np.float32)
+    known = np.flatnonzero((found.exemplar[rows] >= 0).all(axis=1))
+    if len(known):
+        ends[known] = explainer.path(
+            np.ascontiguousarray(found.images[rows[known]]),
+            found.exemplar[rows[known]],
+            [1.0],
+            path=found.meta["parameters"]["path"],
+        )[:, 0]
+    return np.clip(ends, -1, 1)
 
 
 def _targets(found: Explanation, rows: npt.NDArray[np.int64]) -> list[Any]:

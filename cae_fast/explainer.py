@@ -34,6 +34,7 @@ from .exemplars import Exemplars
 from .explain_job import ExplainJob, OnDevice, stepping_of
 from .explanation import Explanation
 from .manifold.paths import GuidedPaths, decode_along
+from .maps import Against, MapKind, frames_needed, make_maps
 from .memory import allocate_rows, in_groups
 from .model import CAE
 from .path_search import Clock, search_rules
@@ -138,7 +139,8 @@ class Explainer:
         min_probability: float = 0.0,
         coarse: int = 4,
         search: Literal["bisection", "margin"] = "bisection",
-        saliency_against: Literal["reconstruction", "image"] = "reconstruction",
+        saliency_against: Against = "reconstruction",
+        saliency: MapKind = "difference",
         frames: int = 0,
         names: Sequence[str] | None = None,
         rejected: Sequence[str | None] | None = None,
@@ -174,6 +176,8 @@ class Explainer:
                 Where the classifier changes its mind more than once in the interval, the two may
                 report different flips.
             saliency_against: What the counterfactual is compared with.
+            saliency: Kind of map, see :func:`cae_fast.maps.make_maps`; `difference` stays the raw
+                change whatever it is.
             frames: Images decoded along each path for display, evenly in t; 0 or at least 2.
             names: N names for reports.
             rejected: Per image why it is to be refused unseen, or None; as `load_images(...,
@@ -198,16 +202,10 @@ class Explainer:
             array = check(images, self.model.config.image_shape)
             count = len(array)
             paths = GuidedPaths(path, self.bank)
-            if saliency_against not in ("reconstruction", "image"):
-                raise ValueError(
-                    "saliency_against must be 'reconstruction' or 'image', got "
-                    f"{saliency_against!r}"
-                )
             rules = search_rules(
                 self.model.config.num_classes, tolerance, coarse, min_probability, search
             )
-            if isinstance(frames, bool) or not isinstance(frames, int) or frames < 0 or frames == 1:
-                raise ValueError(f"frames must be 0 or an integer of at least 2, got {frames!r}")
+            drawn = frames_needed(saliency, saliency_against, frames)
             names = row_texts(names, count, "names") or [f"image {i}" for i in range(count)]
             known = row_texts(rejected, count, "rejected") or [None] * count
             with clock("encode"):
@@ -230,7 +228,7 @@ class Explainer:
                 paths=paths,
                 rules=rules,
                 against=saliency_against,
-                frame_steps=np.rint(np.linspace(0, rules.grid, frames)).astype(np.int32),
+                frame_steps=np.rint(np.linspace(0, rules.grid, drawn)).astype(np.int32),
                 backend=self.backend,
                 classify=calls.to_host,
                 bank_names=None if self.bank is None else self.bank.names,
@@ -239,23 +237,29 @@ class Explainer:
                 on_device=on_device,
             )
             result = job.run([str(name) for name in names], on_progress)
-        result.meta |= self._meta() | {
-            "stepping": stepping_of(on_device, self.backend),
-            "computed_in_float32": job.rescued,
-            "parameters": {
-                "path": path,
-                "tolerance": float(tolerance),
-                "grid": rules.grid,
-                "coarse": rules.coarse,
-                "search": rules.search,
-                "min_probability": rules.min_probability,
-                "exemplars": "given" if chosen.choice is None else chosen.choice.name,
-                "k": chosen.k if chosen.choice is None else chosen.candidates,
-                "saliency_against": saliency_against,
-                "frames": frames,
-            },
-            "seconds": dict(clock.seconds),
-        }
+            result.meta |= self._meta() | {
+                "stepping": stepping_of(on_device, self.backend),
+                "computed_in_float32": job.rescued,
+                "parameters": {
+                    "path": path,
+                    "tolerance": float(tolerance),
+                    "grid": rules.grid,
+                    "coarse": rules.coarse,
+                    "search": rules.search,
+                    "min_probability": rules.min_probability,
+                    "exemplars": "given" if chosen.choice is None else chosen.choice.name,
+                    "k": chosen.k if chosen.choice is None else chosen.candidates,
+                    "saliency_against": saliency_against,
+                    "saliency": saliency,
+                    "frames": frames,
+                },
+            }
+            if saliency != "difference":
+                with clock("map"):
+                    result.saliency = make_maps(saliency, self, result.numpy()).saliency
+            if not frames:
+                result.path_images = result.frame_t = None
+        result.meta["seconds"] = dict(clock.seconds)
         return result.like(images)
 
     async def explain_async(self, images: Any, **options: Any) -> Explanation:
@@ -304,10 +308,8 @@ class Explainer:
         codes = checked_codes(class_code, (self.model.config.code_dim,), "class_code")
         count = len(codes) if len(source) == 1 else len(source)
         if len(codes) not in (1, count):
-            raise ValueError(
-                f"individual has {len(source)} rows, class_code {len(codes)}: expected the same "
-                "number"
-            )
+            rows = f"individual has {len(source)} rows, class_code {len(codes)}"
+            raise ValueError(f"{rows}: expected the same number")
         codes = np.broadcast_to(codes, (count, codes.shape[1]))
         images = allocate_rows((count, *self.model.config.image_shape), "images")
 
@@ -347,11 +349,8 @@ class Explainer:
         """
         array = finite_images(images, self.model.config.image_shape)
         positions = np.atleast_1d(to_numpy(t)).astype(np.float32)
-        if (
-            positions.ndim != 1
-            or positions.size == 0
-            or not ((positions >= 0) & (positions <= 1)).all()
-        ):
+        inside = ((positions >= 0) & (positions <= 1)).all()
+        if positions.ndim != 1 or positions.size == 0 or not inside:
             raise ValueError(f"t must be positions [T] in [0, 1], got {t!r}")
         if exemplars is None or isinstance(exemplars, str):
             raise ValueError(f"exemplars must be images, class codes or bank rows, got {exemplars}")

@@ -9,15 +9,19 @@ few as it takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from .arrays import Float32, to_numpy
-from .explainer import Explainer
-from .explanation import Explanation
+from .counterfactual_maps import path_ends
 from .memory import in_groups
 from .saliency import blurred, peak_at_one
+
+if TYPE_CHECKING:
+    from .explainer import Explainer
+    from .explanation import Explanation
 
 _STEPS = 10
 #: Of the map outside of the edit: it only puts those pixels into an order.
@@ -113,16 +117,8 @@ def _edit(
         return np.asarray((logits.argmax(axis=1) == reached) & sure)
 
     donor = np.clip(np.ascontiguousarray(found.counterfactual[rows]), -1, 1)
-    given = np.flatnonzero((found.exemplar[rows] >= 0).all(axis=1))
-    if len(given):
-        ends = donor.copy()
-        ends[given] = explainer.path(
-            images[given],
-            found.exemplar[rows[given]],
-            [1.0],
-            path=found.meta["parameters"]["path"],
-        )[:, 0]
-        ends = np.clip(ends, -1, 1)
+    if (found.exemplar[rows] >= 0).all(axis=1).any():
+        ends = path_ends(explainer, found, rows)
         donor = np.where(flips(ends)[:, None, None, None], ends, donor)
 
     change = blurred(np.abs(donor - images).sum(axis=1), sigma)

@@ -7,6 +7,7 @@ Parameter names are the tensor names of the model file
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -153,6 +154,8 @@ class Decoder(nn.Module):
         self.norm0 = LayerNorm(2 * w)
         self.norm1 = LayerNorm(w)
         self.out = ReflectConv(w, config.in_channels, 7)
+        #: (x, weight, bias) -> result of an upsampling layer; training puts a quicker one here.
+        self.upsample: Callable[[Tensor, Tensor, Tensor], Tensor] = ops.upsample_conv
 
     def block(self, index: int) -> ResidualBlock:
         """Residual block `index`, in [0, num_blocks)."""
@@ -163,8 +166,8 @@ class Decoder(nn.Module):
         x = individual
         for index in range(self.num_blocks):
             x = self.block(index).modulated(x, shift[:, index], scale[:, index])
-        x = torch.relu(self.norm0(ops.upsample_conv(x, self.up0.weight, self.up0.bias)))
-        x = torch.relu(self.norm1(ops.upsample_conv(x, self.up1.weight, self.up1.bias)))
+        for layer, norm in ((self.up0, self.norm0), (self.up1, self.norm1)):
+            x = torch.relu(norm(self.upsample(x, layer.weight, cast(Tensor, layer.bias))))
         return torch.tanh(self.out(x))
 
 

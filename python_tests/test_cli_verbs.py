@@ -67,6 +67,19 @@ def test_explain_writes_what_the_functions_say(workspace: Workspace, tmp_path: P
     assert cf.CAE.load(workspace.model).sha256 in page
 
 
+def test_explain_shows_the_kind_of_map_that_is_asked_for(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    done = cae_fast(*workspace.explain(tmp_path / "edit", "--saliency", "edit"))
+    assert done.code == 0, done.err
+    loaded = cf.Explanation.load(tmp_path / "edit" / "explanation")
+    assert loaded.meta["parameters"]["saliency"] == "edit"
+    done = cae_fast(*workspace.explain(tmp_path / "out", "--saliency", "heat"))
+    assert done.code == 2
+    assert done.err.startswith("cae-fast: saliency must be one of difference, mean-k, ")
+    assert not (tmp_path / "out").exists()
+
+
 def test_explain_searches_by_the_margin(workspace: Workspace, tmp_path: Path) -> None:
     for search in ("bisection", "margin"):
         done = cae_fast(*workspace.explain(tmp_path / search, "--search", search))

@@ -73,6 +73,24 @@ def test_batch_is_the_explainers(
     np.testing.assert_array_equal(again.saliency, result.saliency)
 
 
+@pytest.mark.parametrize("kind", ["edit", "evidence", "weighted"])
+def test_maps_are_of_the_kind_that_was_asked_for(
+    client: cf.Client, images: np.ndarray, expected: cf.Explanation, kind: str
+) -> None:
+    explainer = cf.Explainer(
+        cf.CAE.load(DIGITS / "model.safetensors"),
+        cf.Classifier.load(DIGITS / "classifier.onnx"),
+        bank=DIGITS / "bank.csv",
+    )
+    wanted = explainer.explain(images[:2], k=10, saliency=kind).saliency
+    found = client.explain(images[:2], saliency=kind)
+    np.testing.assert_allclose(found.saliency, wanted, atol=1e-3)
+    assert np.abs(found.saliency[1] - expected.saliency[1]).max() > 0.1
+    assert found.path_images is None
+    with pytest.raises(cf.ServiceError, match="saliency must be one of difference"):
+        client.explain(images[:1], saliency="heat")
+
+
 def test_every_kind_of_image(client: cf.Client) -> None:
     picture = Image.open(SAMPLES[0]).convert("L")
     kinds = [SAMPLES[0], str(SAMPLES[0]), SAMPLES[0].read_bytes(), picture, np.asarray(picture)]

@@ -35,8 +35,8 @@ def evaluate(
         str,
         typer.Option(
             help="all, or names with commas: cae, cae-mean-k, cae-weighted, cae-smooth, cae-edit, "
-            "gradcam, guided_backprop, integrated_gradients, smoothgrad, gradshap, occlusion, "
-            "lime, kernelshap, uniform, gaussian."
+            "cae-evidence, gradcam, guided_backprop, integrated_gradients, smoothgrad, gradshap, "
+            "occlusion, lime, kernelshap, uniform, gaussian."
         ),
     ] = "all",
     masks: Annotated[

@@ -58,6 +58,13 @@ def explain(
     search: Annotated[
         str, typer.Option(help="bisection, or margin: fewer decodes on smooth paths.")
     ] = "bisection",
+    saliency: Annotated[
+        str,
+        typer.Option(
+            help="Kind of map: difference, edit, evidence, smooth, weighted or mean-k: "
+            "docs/method.md."
+        ),
+    ] = "difference",
     frames: Annotated[
         int | None, typer.Option(help="Pictures of the path (9); 0 for none; not with --ray.")
     ] = None,
@@ -122,6 +129,7 @@ def explain(
                 "tolerance": tolerance,
                 "k": k,
                 "search": search,
+                "saliency": saliency,
             },
             pictures=pictures,
         )
@@ -168,6 +176,7 @@ def explain(
             tolerance=tolerance,
             k=k,
             search=search,
+            saliency=saliency,
             frames=9 if frames is None else frames,
             title=title or "Explanations",
             overwrite=overwrite,

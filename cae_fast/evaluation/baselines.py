@@ -23,13 +23,22 @@ Attribute = Callable[[Float32, Classes], npt.NDArray[np.floating[Any]]]
 GRADIENT_METHODS = ("gradcam", "guided_backprop", "integrated_gradients", "smoothgrad", "gradshap")
 BLACK_BOX_METHODS = ("occlusion", "lime", "kernelshap")
 BLIND_METHODS = ("uniform", "gaussian")
-OWN_METHODS = ("cae", "cae-mean-k", "cae-weighted", "cae-smooth", "cae-edit")
+#: The CAE's own methods, and the kind of map (`maps.MapKind`) that each is.
+OWN_METHODS = {
+    "cae": "difference",
+    "cae-mean-k": "mean-k",
+    "cae-weighted": "weighted",
+    "cae-smooth": "smooth",
+    "cae-edit": "edit",
+    "cae-evidence": "evidence",
+}
 TITLES = {
     "cae": "class association embedding",
     "cae-mean-k": "CAE, mean of k",
     "cae-weighted": "CAE, path-weighted",
     "cae-smooth": "CAE, smoothed",
     "cae-edit": "CAE, smallest edit",
+    "cae-evidence": "CAE, evidence",
     "gradcam": "Grad-CAM",
     "guided_backprop": "guided backpropagation",
     "integrated_gradients": "integrated gradients",

@@ -16,6 +16,7 @@ from ..data import ImageDataset
 from ..errors import CAEError
 from ..explainer import Explainer
 from ..explanation import Explanation
+from ..maps import PATH_FRAMES
 from .baselines import BLIND_METHODS, METHODS, OWN_METHODS, Attribute, make_baseline
 from .differentiable import differentiable
 from .map_measures import (
@@ -32,7 +33,6 @@ from .picture_measures import changed_share, code_realism, mean_l1, monotonicity
 from .result import Evaluation, Float, Mask, Settings, judge_classifier
 from .sanity_run import check_sanity
 
-PATH_FRAMES = 17
 _BACKGROUND = 16
 _SAID = ("flipped", "not_flipped", "reconstruction_flips")
 

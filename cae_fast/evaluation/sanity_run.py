@@ -13,9 +13,10 @@ from ..arrays import Float32
 from ..data import ImageDataset
 from ..explainer import Explainer
 from ..manifold.choice import default_k
+from ..maps import exemplars_averaged
 from .baselines import BLIND_METHODS, OWN_METHODS, make_baseline
 from .differentiable import differentiable
-from .own_maps import exemplars_averaged, own_maps
+from .own_maps import own_maps
 from .result import Evaluation, SanityStage, Settings
 from .sanity import cascade_depths, layer_count, randomised, rank_correlation, recentred
 from .sanity_bank import BankImages, bank_images, rejudged
@@ -122,7 +123,7 @@ def _stage(
         return stage
     other, shuffled, changed, rows = max(tried, key=lambda one: len(one[3]))
     stage.share = len(rows) / len(images)
-    averaged = exemplars_averaged(settings, bank)
+    averaged = exemplars_averaged(explainer, settings.mean_k)
     gradients = differentiable(other)
     for name in result.maps:
         if name in BLIND_METHODS:

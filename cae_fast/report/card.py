@@ -28,6 +28,15 @@ _PIXELATED_BELOW = 100
 _LARGEST_TILE = 512
 _LARGEST_FRAME = 144
 _NAMES_SHOWN = 3
+# What a map shows, by its kind (`cae_fast.maps`).
+_MAP_NAMES = {
+    "difference": "Where it changes",
+    "smooth": "Where it changes, smoothed",
+    "weighted": "Where it changes as the class does",
+    "mean-k": "Where it changes towards several exemplars",
+    "edit": "Fewest pixels that change the class",
+    "evidence": "Changes that the classifier cares about",
+}
 
 
 def card_html(
@@ -100,7 +109,9 @@ def _tiles(
                 note += ", not a counterfactual"
             tiles.append(_tile(name, note, to_rgb(counterfactual), kind="reached"))
         if case.status != "already_target":
-            tiles.append(_overlay_tile(explanation.saliency[i], image, original, reconstruction))
+            under = reconstruction if image is None else image
+            kind = explanation.meta.get("parameters", {}).get("saliency", "difference")
+            tiles.append(_overlay_tile(explanation.saliency[i], under, original, kind))
             tiles.append(_change_tile(explanation.difference[i]))
         tiles += _exemplar_tile(case, exemplar)
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
@@ -136,22 +147,17 @@ def _tile(name: str, note: str, pixels: Uint8, kind: str = "") -> str:
 
 
 def _overlay_tile(
-    saliency: npt.NDArray[Any],
-    image: npt.NDArray[Any] | None,
-    original: Any,
-    reconstruction: npt.NDArray[Any],
+    saliency: npt.NDArray[Any], image: npt.NDArray[Any], original: Any, kind: str
 ) -> str:
-    if original is not None:
-        under = shrink(picture_pixels(original), _LARGEST_TILE)
-    else:
-        under = shrink(to_rgb(reconstruction if image is None else image), _LARGEST_TILE)
+    pixels = to_rgb(image) if original is None else picture_pixels(original)
+    under = shrink(pixels, _LARGEST_TILE)
     heat = heat_pixels(saliency, (under.shape[0], under.shape[1]))
     return (
         '<figure class="tile"><div class="frame">'
         f'<img class="under" src="{data_uri(png_bytes(under))}" alt="">'
         f'<img class="heat" src="{data_uri(png_bytes(heat))}" alt="saliency map over the image">'
-        "</div><figcaption>Where it changes<small>yellow most, purple least</small></figcaption>"
-        "</figure>"
+        f"</div><figcaption>{escape(_MAP_NAMES.get(kind, kind))}"
+        "<small>yellow most, purple least</small></figcaption></figure>"
     )
 
 

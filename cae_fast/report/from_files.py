@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cae_fast.bank import CodeBank
     from cae_fast.explainer import Explainer
     from cae_fast.explanation import Explanation
+    from cae_fast.maps import MapKind
 
 
 def explain_files(
@@ -34,6 +35,7 @@ def explain_files(
     tolerance: float = 1 / 256,
     k: int | None = None,
     search: str = "bisection",
+    saliency: str = "difference",
     frames: int = 9,
     title: str = "Explanations",
     notes: Sequence[str] = (),
@@ -54,6 +56,7 @@ def explain_files(
         tolerance: As in `cf.Explainer.explain`.
         k: As in `cf.Explainer.explain`.
         search: As in `cf.Explainer.explain`.
+        saliency: As in `cf.Explainer.explain`.
         frames: Frames decoded along each path for the path strip; 0 leaves the strip out.
         title: Heading of the page.
         notes: Paragraphs for the head of the page.
@@ -89,6 +92,7 @@ def explain_files(
         tolerance=tolerance,
         k=k,
         search=cast(Literal["bisection", "margin"], search),
+        saliency=cast("MapKind", saliency),
         names=image_names(files),
         frames=frames,
         rejected=reasons,

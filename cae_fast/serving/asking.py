@@ -19,12 +19,14 @@ import numpy as np
 from cae_fast.arrays import Float32
 from cae_fast.errors import ImageDecodeError
 from cae_fast.images import load_images
+from cae_fast.maps import MAP_KINDS
 from cae_fast.serving.catalog import ServedModel
 from cae_fast.serving.jobs import Job, Options, Refused
 from cae_fast.serving.settings import Settings
 
 OPTION_NAMES = (
-    *("target", "path", "tolerance", "k", "search", "min_probability", "frames", "timeout_ms"),
+    *("target", "path", "tolerance", "k", "search"),
+    *("saliency", "min_probability", "frames", "timeout_ms"),
 )
 _MOST_PARTS = 32
 _MOST_FIELD_BYTES = 4096
@@ -224,9 +226,10 @@ def read_options(
     Raises:
         Refused: 400: an unknown name or a bad value; the message names it.
     """
+    names = (*OPTION_NAMES, *others)
     for name in given:
-        if name not in OPTION_NAMES and name not in others:
-            near = difflib.get_close_matches(name, (*OPTION_NAMES, *others), n=1)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
             hint = f", did you mean {near[0]!r}?" if near else ""
             raise Refused(400, "unknown_field", f"unknown field {name[:64]!r}{hint}")
     path = given.get("path") or "line"
@@ -234,9 +237,12 @@ def read_options(
         raise Refused(400, "bad_value", f"path must be 'line', got {path!r:.80}")
     search = given.get("search") or "bisection"
     if search not in ("bisection", "margin"):
-        raise Refused(
-            400, "bad_value", f"search must be 'bisection' or 'margin', got {search!r:.80}"
-        )
+        said = f"search must be 'bisection' or 'margin', got {search!r:.80}"
+        raise Refused(400, "bad_value", said)
+    saliency = given.get("saliency") or "difference"
+    if saliency not in MAP_KINDS:
+        said = f"saliency must be one of {', '.join(MAP_KINDS)}, got {saliency!r:.80}"
+        raise Refused(400, "bad_value", said)
     frames = _number(given, "frames", 0, low=0, high=settings.max_frames, whole=True)
     if frames == 1:
         raise Refused(400, "bad_value", "frames must be 0 or at least 2, got 1")
@@ -245,6 +251,7 @@ def read_options(
         tolerance=_number(given, "tolerance", 1 / 256, low=_SMALLEST_TOLERANCE, high=1),
         k=int(_number(given, "k", int(model.info["k"]), low=1, high=1000, whole=True)),
         search=search,
+        saliency=saliency,
         min_probability=_number(given, "min_probability", 0.0, low=0, high=1),
         frames=int(frames),
     )
@@ -253,12 +260,9 @@ def read_options(
     target = read_target(given.get("target"), model)
     usable = model.info["usable"]
     if isinstance(target, int) and usable[target] < options.k:
-        raise Refused(
-            400,
-            "no_exemplar",
-            f"the bank has {usable[target]} correctly classified images of class "
-            f"{model.class_names[target]!r}, {options.k} needed as exemplars",
-        )
+        what = f"correctly classified images of class {model.class_names[target]!r}"
+        said = f"the bank has {usable[target]} {what}, {options.k} needed as exemplars"
+        raise Refused(400, "no_exemplar", said)
     return Asked(target, options, timeout_ms / 1000)
 
 

@@ -231,6 +231,7 @@ def _group(loaded: Loaded, jobs: list[Job], rows: list[int]) -> dict[str, Any]:
         k=options.k,
         min_probability=options.min_probability,
         search=cast(Any, options.search),
+        saliency=cast(Any, options.saliency),
         frames=options.frames,
     )
     fields = {name: getattr(result, name) for name in _FIELDS}

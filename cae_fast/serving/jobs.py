@@ -18,7 +18,8 @@ class Options:
     """How images are explained; jobs with equal options are explained together.
 
     Attributes:
-        path: As in `cf.Explainer.explain`; so are `tolerance`, `k`, `search`, `min_probability`.
+        path: As in `cf.Explainer.explain`; so are `tolerance`, `k`, `search`, `saliency`,
+            `min_probability`.
         frames: Pictures along the path, 0 or at least 2.
         frame_from: First frame decoded; only for `kind` "frames".
         frame_to: One past the last frame decoded; only for `kind` "frames".
@@ -30,6 +31,7 @@ class Options:
     tolerance: float = 1 / 256
     k: int = 1
     search: str = "bisection"
+    saliency: str = "difference"
     min_probability: float = 0.0
     frames: int = 0
     frame_from: int = 0

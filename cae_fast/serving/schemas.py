@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cae_fast.maps import MAP_KINDS
+
 _CLASS = {
     "type": "object",
     "properties": {
@@ -22,6 +24,7 @@ OPTIONS: dict[str, Any] = {
     "tolerance": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": 1 / 256},
     "k": {"type": "integer", "minimum": 1, "description": "nearest exemplars averaged"},
     "search": {"type": "string", "enum": ["bisection", "margin"]},
+    "saliency": {"type": "string", "enum": list(MAP_KINDS), "description": "kind of map"},
     "min_probability": {"type": "number", "minimum": 0, "maximum": 1},
     "frames": {"type": "integer", "minimum": 0, "maximum": 64},
     "timeout_ms": {"type": "number", "minimum": 1},

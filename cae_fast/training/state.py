@@ -14,6 +14,7 @@ from ..errors import ModelFileError
 from ..model import CAEConfig
 from ..networks import CAEModule
 from .adversaries import Adversary, ByClassAdversary, ClassHeadAdversary
+from .upsampling import upsample_conv_by_place
 
 if TYPE_CHECKING:
     from .critic import Critic
@@ -42,6 +43,7 @@ class TrainingState:
         as its copy.
         """
         self.generator = CAEModule(config).to(device)
+        self.generator.decoder.upsample = upsample_conv_by_place
         self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.adversary: Adversary
         if critic is None:

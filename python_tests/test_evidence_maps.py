@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What regions are worth to a classifier, by hand and on real digits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import cae_fast as cf
+from cae_fast.demo import model_folder
+from cae_fast.digits import load
+from cae_fast.evaluation.map_measures import area_under, perturbation_curves
+from cae_fast.evidence_maps import evidence_maps
+from cae_fast.saliency import blurred
+
+SIDE = 32
+
+
+def explainer_of(classifier: cf.Classifier) -> cf.Explainer:
+    folder = model_folder("digits")
+    return cf.Explainer(
+        cf.CAE.load(folder / "model.safetensors"),
+        classifier,
+        bank=folder / "bank.csv",
+        backend="cpu",
+        max_batch=8,
+    )
+
+
+@pytest.fixture(scope="module")
+def explainer() -> cf.Explainer:
+    return explainer_of(cf.Classifier.load(model_folder("digits") / "classifier.onnx"))
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    pixels, _, test = load(SIDE)
+    return (pixels[test][:6, None] / 127.5 - 1).astype(np.float32)
+
+
+def test_worth_is_what_a_sum_of_pixels_says_it_is(images: np.ndarray) -> None:
+    """A classifier that adds up pixels of one square: both differences are that sum's."""
+    weights = np.zeros((SIDE, SIDE), dtype=np.float32)
+    weights[8:16, 16:24] = 0.01
+
+    def classify(batch: np.ndarray) -> np.ndarray:
+        logits = np.full((len(batch), 10), -60.0, dtype=np.float32)
+        logits[:, 0] = 0
+        logits[:, 1] = 5 + (batch[:, 0] * weights).sum(axis=(1, 2))
+        return logits
+
+    explainer = explainer_of(cf.Classifier(classify))
+    found = explainer.explain(images, target=0)
+    assert (found.status == "not_flipped").all()
+    evidence = evidence_maps(explainer, found).evidence
+    sharp = images[:, 0] - blurred(images[:, 0], SIDE / 8)
+    worth = (sharp * weights).sum(axis=(1, 2))
+    # The square itself is one region; four of the other grid share its corners with 4 x 4 each.
+    expected = np.zeros((len(images), SIDE, SIDE))
+    expected[:, 8:16, 16:24] += worth[:, None, None]
+    number = np.ones((SIDE, SIDE))
+    number[4:28, 4:28] = 2
+    for top in (4, 12):
+        for left in (12, 20):
+            part = slice(max(top, 8), min(top + 8, 16)), slice(max(left, 16), min(left + 8, 24))
+            corner = (sharp[:, *part] * weights[part]).sum(axis=(1, 2))
+            expected[:, top : top + 8, left : left + 8] += corner[:, None, None]
+    expected = blurred((expected / number).astype(np.float32), SIDE / 24)
+    np.testing.assert_allclose(evidence, expected, atol=2e-5)
+    assert np.abs(expected).max() > 0.05
+
+
+def test_maps_weigh_the_change_and_put_what_speaks_against_last(
+    explainer: cf.Explainer, images: np.ndarray
+) -> None:
+    found = explainer.explain(images)
+    assert found.flipped.all()
+    maps = evidence_maps(explainer, found)
+    assert (maps.classified == 52).all()
+    np.testing.assert_allclose(maps.saliency.max(axis=(1, 2)), 1)
+    assert maps.saliency.min() >= 0
+    for one, worth in zip(maps.saliency, maps.evidence, strict=True):
+        assert one[worth < 0].max() <= 1e-3
+        assert one[worth > worth.max() / 2].mean() > 5 * one[worth < worth.max() / 4].mean()
+
+
+def test_what_the_map_names_is_what_the_classifier_misses(
+    explainer: cf.Explainer, images: np.ndarray
+) -> None:
+    """Blurred away in the map's order, the class is lost sooner than in the difference's."""
+    found = explainer.explain(images)
+
+    def area(maps: np.ndarray) -> float:
+        curves = perturbation_curves(images, maps, found.source_class, explainer.classifier)
+        return float(area_under(curves.deletion).mean())
+
+    assert area(evidence_maps(explainer, found).saliency) < area(found.saliency) - 0.1
+
+
+def test_images_that_were_not_searched_keep_their_maps(
+    explainer: cf.Explainer, images: np.ndarray
+) -> None:
+    broken = images[:2].copy()
+    broken[1] = np.nan
+    source = int(explainer.classifier(images[:1]).argmax())
+    found = explainer.explain(broken, target=source)
+    assert list(found.status) == ["already_target", "rejected"]
+    maps = evidence_maps(explainer, found)
+    np.testing.assert_array_equal(maps.saliency, found.saliency)
+    assert not maps.evidence.any()
+    assert not maps.classified.any()
+    assert evidence_maps(explainer, found[:0]).saliency.shape == (0, SIDE, SIDE)
