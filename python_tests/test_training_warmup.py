@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ torch = pytest.importorskip("torch")
 from training_cases import tiny_folder, tiny_options  # noqa: E402
 
 from cae_fast.networks import CAEModule, ClassEncoder  # noqa: E402
-from cae_fast.training import train  # noqa: E402
+from cae_fast.training import critic, train, warmup  # noqa: E402
 from cae_fast.training.pipeline import ImageStore, LabelledImages, read_splits  # noqa: E402
 from cae_fast.training.warmup import (  # noqa: E402
     NormedEncoder,
@@ -72,6 +73,47 @@ def test_learns_a_small_thing(tmp_path: Path) -> None:
     restore_class_encoder(path, restored)
     with pytest.raises(CAEError, match="does not fit this run"):
         restore_class_encoder(path, encoder(4, 32))
+
+
+@pytest.mark.parametrize(("enough", "steps"), [(0.0, 2), (1.1, 6)])
+def test_goes_on_while_it_helps_and_is_not_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: float, steps: int
+) -> None:
+    monkeypatch.setattr(warmup, "_ENOUGH", enough)
+    monkeypatch.setattr(warmup, "_WORTH_ANOTHER", -1.0)
+    data = tiny_folder(tmp_path / "data")
+    splits = read_splits(data, 0.2, 0)
+    images, held = (
+        LabelledImages(ImageStore(part, 16, 1), part.labels)
+        for part in (splits.train, splits.validation)
+    )
+    said: list[str] = []
+    options = tiny_options(data, tmp_path / "run", warmup_steps=2)
+    train_class_encoder(
+        tmp_path / "encoder.pt", encoder(4, 16), options, images, held, 3, said.append
+    )
+    assert said[0].startswith(f"warmed up the class encoder in {steps} steps: ")
+
+
+@pytest.mark.parametrize(("enough", "lessons"), [(0.0, 1), (1.1, 2)])
+def test_a_critic_that_is_not_good_enough_has_a_second_lesson(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: float, lessons: int
+) -> None:
+    monkeypatch.setattr(critic, "_ENOUGH", enough)
+    monkeypatch.setattr(critic, "_LESSONS", ((1, 1, 0.3), (1, 3, 0.15)))
+    monkeypatch.setattr(critic, "_FEWEST_EPOCHS", 1)
+    taught: list[float] = []
+    fit = critic.fit_classifier
+
+    def counted(*args: Any, noise: float) -> None:
+        taught.append(noise)
+        fit(*args, noise=noise)
+
+    monkeypatch.setattr(critic, "fit_classifier", counted)
+    data = tiny_folder(tmp_path / "data")
+    train(tiny_options(data, tmp_path / "run", critic=None, steps=1))
+    assert taught == [0.3, 0.15][:lessons]
+    assert (tmp_path / "run" / "critic.pt2").is_file()
 
 
 def test_runs_begin_with_the_warmed_encoder_and_repeat(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ exactly into the convolution before it, so that the networks of the method stay 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,9 @@ from .pipeline import LabelledImages, augmented
 _BATCH = 32
 _RATE = 2e-3
 _LABEL_SMOOTHING = 0.05
+_TURNS = 3
+_ENOUGH = 0.9
+_WORTH_ANOTHER = 0.01
 
 
 class NormedEncoder(nn.Module):
@@ -72,6 +76,9 @@ def train_class_encoder(
 ) -> None:
     """Trains a class encoder by the class loss on its codes, and writes its weights.
 
+    Where it then tells fewer than 90 % of the held-out images right, it goes on for as many steps
+    again, twice at most, as long as that helps: the smaller a feature, the later it is found.
+
     Args:
         path: File to write, atomically.
         encoder: Starting weights; changed.
@@ -86,10 +93,45 @@ def train_class_encoder(
     """
     device = next(encoder.parameters()).device
     network = NormedEncoder(encoder).to(device)
+    rng = np.random.default_rng([options.seed, 7])
+    best, kept = -1.0, copy.deepcopy(network.state_dict())
+    for turn in range(_TURNS):
+        _one_cycle(network, options, train, num_classes, rng, turn)
+        share = _share(network, held, num_classes, device)
+        gained = share - best
+        if gained > 0:
+            best, kept = share, copy.deepcopy(network.state_dict())
+        if share >= _ENOUGH or gained < _WORTH_ANOTHER:
+            break
+    network.load_state_dict(kept)
+    network.eval()
+    network.fold()
+    save_checkpoint(path, {"class_encoder": encoder.state_dict()})
+    steps = (turn + 1) * options.warmup_steps
+    say(
+        f"warmed up the class encoder in {steps} steps: {best:.0%} of {len(held.store)} held-out "
+        "images right"
+    )
+
+
+def _one_cycle(
+    network: NormedEncoder,
+    options: TrainOptions,
+    train: LabelledImages,
+    num_classes: int,
+    rng: np.random.Generator,
+    turn: int,
+) -> None:
+    """`options.warmup_steps` steps under one cycle of the learning rate.
+
+    Raises:
+        CAEError: The loss became NaN or infinite.
+    """
+    device = next(network.parameters()).device
+    network.train()
     steps = options.warmup_steps
     optimiser = torch.optim.Adam(network.parameters(), _RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=max(2, steps))
-    rng = np.random.default_rng([options.seed, 7])
     order = np.zeros(0, dtype=np.int64)
     for step in range(steps):
         if len(order) < _BATCH:
@@ -103,16 +145,11 @@ def train_class_encoder(
         logits = code_logits(network(images), num_classes)
         loss = F.cross_entropy(logits, target, label_smoothing=_LABEL_SMOOTHING)
         if not math.isfinite(loss.item()):
-            raise CAEError(f"warm-up step {step + 1}: the loss is {loss.item()}")
+            raise CAEError(f"warm-up step {turn * steps + step + 1}: the loss is {loss.item()}")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-    network.eval()
-    network.fold()
-    save_checkpoint(path, {"class_encoder": encoder.state_dict()})
-    share = _share(encoder, held, num_classes, device)
-    say(f"warmed up the class encoder: {share:.0%} of {len(held.store)} held-out images right")
 
 
 def restore_class_encoder(path: Path, encoder: ClassEncoder) -> None:
@@ -134,12 +171,13 @@ def _convs(encoder: ClassEncoder) -> list[ReflectConv]:
 
 @torch.no_grad()
 def _share(
-    encoder: ClassEncoder, held: LabelledImages, num_classes: int, device: torch.device
+    network: NormedEncoder, held: LabelledImages, num_classes: int, device: torch.device
 ) -> float:
+    network.eval()
     right = 0
     for start in range(0, len(held.store), 64):
         rows = np.arange(start, min(start + 64, len(held.store)))
-        codes = encoder(held.store.images(rows).to(device))
+        codes = network(held.store.images(rows).to(device))
         shown = code_logits(codes, num_classes).argmax(dim=1).cpu().numpy()
         right += int((shown == held.labels[rows]).sum())
     return right / max(1, len(held.store))
