@@ -12,11 +12,12 @@ from email.parser import BytesParser
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 import cae_fast as cf
+from cae_fast.maps import MapKind
 from cae_fast.pictures import image_png
 from cae_fast.report.case import cases, sentence, softmax
 
@@ -114,6 +115,7 @@ class PageStub:
             images,
             target=int(target) if target.isdecimal() else target or None,
             tolerance=float(fields["tolerance"]),
+            saliency=cast(MapKind, fields["saliency"]),
             frames=int(fields["frames"]),
             exemplars="nearest",  # one of them: some paths do not flip, which is to be shown too
             k=1,

@@ -72,6 +72,21 @@ def test_stopping_leaves_the_last_answer(browser: Browser, stub: PageStub) -> No
     assert browser.complaints == []
 
 
+def test_the_kind_of_map_is_asked_for_and_said(browser: Browser, stub: PageStub) -> None:
+    explain_sample(browser, stub)
+    pixels = "document.querySelector('#tile-saliency .heat').toDataURL()"
+    before = browser.evaluate(pixels)
+    assert text(browser, "#map-name") == "Where it changes"
+    set_value(browser, "#saliency", "edit", "change")
+    browser.wait("document.querySelector('#map-name').textContent.startsWith('Fewest pixels')")
+    assert stub.questions[-1]["saliency"] == "edit"
+    assert browser.evaluate(pixels) != before
+    set_value(browser, "#saliency", "difference", "change")
+    browser.wait("document.querySelector('#map-name').textContent === 'Where it changes'")
+    assert browser.evaluate(pixels) == before
+    assert browser.complaints == []
+
+
 def test_the_last_of_two_questions_wins(browser: Browser, stub: PageStub) -> None:
     browser.open(stub.url)
     stub.delay = 0.5

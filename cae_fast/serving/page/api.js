@@ -78,6 +78,7 @@ function form(question) {
   data.append("model", question.model);
   if (question.target !== "") data.append("target", question.target);
   data.append("tolerance", question.tolerance);
+  data.append("saliency", question.saliency);
   data.append("path", question.path);
   data.append("name", question.name);
   data.append("frames", String(question.frames));
@@ -87,8 +88,8 @@ function form(question) {
 /**
  * Asks for an explanation.
  *
- * `question` is {image: Blob, name, model, target: "" for the service's choice, tolerance, path,
- * frames}.
+ * `question` is {image: Blob, name, model, target: "" for the service's choice, tolerance,
+ * saliency: kind of map, path, frames}.
  */
 export async function explain(question, signal) {
   const body = form(question);

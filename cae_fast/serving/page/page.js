@@ -119,7 +119,7 @@ $("model").addEventListener("change", () => {
   chooseModel();
   run();
 });
-for (const id of ["target", "tolerance", "path"]) $(id).addEventListener("change", () => run());
+for (const id of ["target", "tolerance", "saliency", "path"]) $(id).addEventListener("change", () => run());
 $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   run();
@@ -179,6 +179,8 @@ function question() {
     model: state.model.name,
     target: $("target").value,
     tolerance: $("tolerance").value,
+    saliency: $("saliency").value,
+    mapName: $("saliency").selectedOptions[0].text,
     path: $("path").value || "line",
     frames: frameCount(state.model),
   };
@@ -244,6 +246,7 @@ async function run() {
     await result.show(answer, asked.name, stale);
     if (stale()) return;
     Object.assign(state, { asked, answer });
+    $("map-name").textContent = asked.mapName;
     showFacts(answer);
     $("live").textContent = $("says").textContent;
     bringIntoView();
