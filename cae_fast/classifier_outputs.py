@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from .arrays import kind_of, to_numpy
 from .errors import ClassifierError
@@ -101,3 +102,29 @@ def _joined(first: Any, second: Any, tensor: bool) -> Any:
 
         return torch.cat([first, second], dim=1)
     return np.concatenate([first, second], axis=1)
+
+
+def softmax(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Probabilities [..., K] of logits; rows with NaN or infinities become NaN."""
+    values = np.asarray(logits, dtype=np.float64)
+    if values.size == 0:
+        return values
+    with np.errstate(invalid="ignore", over="ignore"):
+        shifted = np.exp(values - values.max(axis=-1, keepdims=True))
+        result: npt.NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result
+
+
+def log_odds(logits: npt.ArrayLike, label: int) -> npt.NDArray[np.float64]:
+    """Logarithm of a class's probability over that of all others together, [N].
+
+    Args:
+        logits: [N, K], K at least 2.
+        label: The class.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    rest = np.delete(values, label, axis=1)
+    with np.errstate(invalid="ignore"):
+        peak = rest.max(axis=1)
+        together = peak + np.log(np.exp(rest - peak[:, None]).sum(axis=1))
+        return np.asarray(values[:, label] - together)

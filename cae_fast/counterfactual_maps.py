@@ -6,22 +6,27 @@ Both leave the explanation and its `saliency`, the raw map, as they are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Float32, to_numpy
+from .arrays import Float32, like, to_numpy
+from .classifier_calls import ClassifierCalls
+from .classifier_outputs import softmax
 from .errors import BankError
 from .manifold.choice import CHOICES, reliable_rows
+from .memory import in_groups
 from .saliency import mean_saliency, path_saliency
 
 if TYPE_CHECKING:
     from .explainer import Explainer
     from .explanation import Explanation
 
-_SEARCHED = ("flipped", "not_flipped")
+#: Statuses of images whose path was searched.
+SEARCHED = ("flipped", "not_flipped")
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,11 @@ def mean_over_exemplars(explainer: Explainer, explanation: Explanation, k: int =
     flipped = np.zeros((count, k), dtype=np.bool_)
     exemplar = np.full((count, k), -1, dtype=np.int64)
     evaluations = np.zeros(count, dtype=np.int64)
-    rows = np.flatnonzero(np.isin(found.status, _SEARCHED))
+    rows = np.flatnonzero(np.isin(found.status, SEARCHED))
     if len(rows):
-        images = np.ascontiguousarray(found.images[rows])
+        images = like(np.ascontiguousarray(found.images[rows]), explanation.images)
         exemplar[rows] = bank.nearest(
-            explainer.encode(images).class_code,
+            to_numpy(explainer.encode(images).class_code),
             found.target_class[rows],
             k,
             source_class=found.source_class[rows],
@@ -94,10 +99,10 @@ def mean_over_exemplars(explainer: Explainer, explanation: Explanation, k: int =
             for name in ("path", "tolerance", "min_probability", "coarse", "search")
         } | {"saliency_against": asked["saliency_against"], "target": _targets(found, rows)}
         for j in range(k):
-            one = explainer.explain(images, exemplars=exemplar[rows, j], **arguments)
+            one = explainer.explain(images, exemplars=exemplar[rows, j], **arguments).numpy()
             flipped[rows, j] = np.asarray(one.status == "flipped")
-            maps[rows, j] = to_numpy(one.saliency)
-            evaluations[rows] += to_numpy(one.evaluations)
+            maps[rows, j] = one.saliency
+            evaluations[rows] += one.evaluations
     some = np.asarray(flipped.any(axis=1))[:, None, None]
     saliency = np.where(some, mean_saliency(maps, flipped), found.saliency)
     return ExemplarMaps(saliency.astype(np.float32), maps, flipped, exemplar, evaluations)
@@ -124,16 +129,36 @@ def weighted_along_path(explainer: Explainer, explanation: Explanation) -> Float
     if found.path_images is None:
         raise ValueError("the explanation has no frames: explain(..., frames=17) keeps them")
     saliency = np.array(found.saliency, dtype=np.float32)
-    for i in np.flatnonzero(np.isin(found.status, _SEARCHED)):
-        frames = np.clip(np.ascontiguousarray(found.path_images[i]), -1, 1)
-        if not np.isfinite(frames).all():
-            continue
-        chance = _softmax(to_numpy(explainer.classifier(frames)))
-        flipped = found.status[i] == "flipped"
-        target = int(found.reached_class[i] if flipped else found.target_class[i])
-        reached = 1 - chance[:, found.source_class[i]] if target < 0 else chance[:, target]
-        saliency[i] = path_saliency(frames[None], np.clip(reached, 0, 1)[None])[0]
+    rows = np.flatnonzero(np.isin(found.status, SEARCHED))
+    classify = classifies(explainer, explanation)
+
+    def work(group: slice, limit: int) -> None:
+        for i in rows[group]:
+            frames = np.clip(np.ascontiguousarray(found.path_images[i]), -1, 1)
+            if not np.isfinite(frames).all():
+                continue
+            parts = range(0, len(frames), limit)
+            chance = softmax(np.concatenate([classify(frames[k : k + limit]) for k in parts]))
+            flipped = found.status[i] == "flipped"
+            target = int(found.reached_class[i] if flipped else found.target_class[i])
+            reached = 1 - chance[:, found.source_class[i]] if target < 0 else chance[:, target]
+            saliency[i] = path_saliency(frames[None], np.clip(reached, 0, 1)[None])[0]
+
+    in_groups(work, len(rows), explainer.backend.max_batch, what="paths to weigh")
     return saliency
+
+
+def classifies(
+    explainer: Explainer, explanation: Explanation
+) -> Callable[[npt.NDArray[np.float32]], Float32]:
+    """The classifier, for NumPy images [m, C, H, W]: logits [m, K], NumPy.
+
+    It gets arrays of the kind and on the device of the explanation's, as in the search.
+    """
+    calls = ClassifierCalls(
+        explainer.classifier, explainer.model.config, explainer.backend, explanation.images
+    )
+    return lambda images: calls.to_host(np.ascontiguousarray(images, dtype=np.float32))
 
 
 def path_ends(explainer: Explainer, found: Explanation, rows: npt.NDArray[np.int64]) -> Float32:
@@ -145,25 +170,23 @@ def path_ends(explainer: Explainer, found: Explanation, rows: npt.NDArray[np.int
         rows: Of the images, int64 [M].
 
     Returns:
-        [M, C, S, S]; the counterfactual where the exemplar is no bank row.
+        [M, C, S, S]; the counterfactual where the exemplar is no bank row, or where half precision
+        overflows at the end.
     """
     ends = np.array(found.counterfactual[rows], dtype=np.float32)
     known = np.flatnonzero((found.exemplar[rows] >= 0).all(axis=1))
     if len(known):
-        ends[known] = explainer.path(
+        drawn = explainer.path(
             np.ascontiguousarray(found.images[rows[known]]),
             found.exemplar[rows[known]],
             [1.0],
             path=found.meta["parameters"]["path"],
         )[:, 0]
+        good = np.isfinite(drawn).all(axis=(1, 2, 3))
+        ends[known[good]] = drawn[good]
     return np.clip(ends, -1, 1)
 
 
 def _targets(found: Explanation, rows: npt.NDArray[np.int64]) -> list[Any]:
     """What each image was to reach, as `Explainer.explain` takes it."""
     return ["any" if target < 0 else int(target) for target in found.target_class[rows]]
-
-
-def _softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    values = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return np.asarray(values / values.sum(axis=1, keepdims=True))

@@ -8,14 +8,16 @@ show the changes that count.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Float32, to_numpy
-from .counterfactual_maps import path_ends
+from .arrays import Float32
+from .classifier_outputs import log_odds
+from .counterfactual_maps import SEARCHED, classifies, path_ends
 from .memory import in_groups
 from .saliency import blurred, peak_at_one
 
@@ -30,7 +32,6 @@ _FILL = 1 / 8  # of the side: blur of what regions are replaced with
 _FINE = 1 / 32  # of the side: blur of the change, which is noisy by pixel
 _POWER = 0.5  # of the change: regions decide between places, the change within them
 _AGAINST = 1e-3  # of the map's peak, at most: what speaks against the class only has an order
-_SEARCHED = ("flipped", "not_flipped")
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ class EvidenceMaps:
     """Evidence for the classes of N images.
 
     Attributes:
-        saliency: [N, H, W] in [0, 1], its maximum at 1; the explanation's own map where no path
-            was searched.
+        saliency: [N, H, W] in [0, 1]; the explanation's own map where no path was searched, no
+            region speaks for the class, or logits are not finite.
         evidence: Log-odds of the image's class that each pixel's regions are worth, [N, H, W],
-            signed; zeros where no path was searched.
+            signed; zeros where no path was searched or logits are not finite.
         classified: Images the classifier saw for each, int64 [N].
     """
 
@@ -79,17 +80,21 @@ def evidence_maps(explainer: Explainer, explanation: Explanation) -> EvidenceMap
         np.zeros((count, side, side), dtype=np.float32),
         np.zeros(count, dtype=np.int64),
     )
-    rows = np.flatnonzero(np.isin(found.status, _SEARCHED))
+    rows = np.flatnonzero(np.isin(found.status, SEARCHED))
     regions = _regions(side)
+
+    classify = classifies(explainer, explanation)
 
     def work(group: slice, limit: int) -> None:
         mine = rows[group]
         for row in mine:
             image = np.ascontiguousarray(found.images[row])
             label = int(found.source_class[row])
-            worth, spent = _worth(explainer, image, label, regions, limit)
-            result.evidence[row], result.classified[row] = worth, spent
-        result.saliency[mine] = _weighted(explainer, found, mine, result.evidence[mine])
+            worth, result.classified[row] = _worth(classify, image, label, regions, limit)
+            result.evidence[row] = worth if np.isfinite(worth).all() else 0
+        told = mine[(result.evidence[mine] > 0).any(axis=(1, 2))]
+        if len(told):
+            result.saliency[told] = _weighted(explainer, found, told, result.evidence[told])
 
     in_groups(work, len(rows), explainer.backend.max_batch, what="images to weigh")
     return result
@@ -98,13 +103,13 @@ def evidence_maps(explainer: Explainer, explanation: Explanation) -> EvidenceMap
 def _weighted(
     explainer: Explainer, found: Explanation, rows: npt.NDArray[np.int64], evidence: Float32
 ) -> Float32:
-    """Maps of some images [M, side, side]."""
+    """Maps of some images [M, side, side], each with some evidence for its class."""
     images = found.images[rows]
     change = np.abs(path_ends(explainer, found, rows) - images).sum(axis=1)
     fine = np.maximum(blurred(change, _FINE * images.shape[-1]), 0)
     weighted = peak_at_one(np.maximum(evidence, 0) * fine**_POWER)
     order = _AGAINST * np.exp(np.minimum(evidence, 0))
-    return peak_at_one(np.maximum(weighted, order))
+    return np.maximum(weighted, order).astype(np.float32)
 
 
 def _regions(side: int) -> npt.NDArray[np.bool_]:
@@ -124,7 +129,7 @@ def _regions(side: int) -> npt.NDArray[np.bool_]:
 
 
 def _worth(
-    explainer: Explainer,
+    classify: Callable[[Float32], Float32],
     image: Float32,
     label: int,
     regions: npt.NDArray[np.bool_],
@@ -138,7 +143,7 @@ def _worth(
     pictures = np.concatenate([image[None], blank[None], without, alone]).astype(np.float32)
     odds = np.concatenate(
         [
-            _log_odds(to_numpy(explainer.classifier(pictures[first : first + limit])), label)
+            log_odds(classify(pictures[first : first + limit]), label)
             for first in range(0, len(pictures), limit)
         ]
     )
@@ -146,12 +151,3 @@ def _worth(
     # A pixel has the mean worth of the one or two regions that it lies in.
     shared = np.tensordot(worth, regions, axes=1) / regions.sum(axis=0)
     return blurred(shared, side / _SQUARES / 6), len(pictures)
-
-
-def _log_odds(logits: npt.NDArray[np.floating], label: int) -> npt.NDArray[np.float64]:
-    """Of one class against all others, [n]."""
-    values = np.asarray(logits, dtype=np.float64)
-    rest = np.delete(values, label, axis=1)
-    peak = rest.max(axis=1)
-    together = peak + np.log(np.exp(rest - peak[:, None]).sum(axis=1))
-    return np.asarray(values[:, label] - together)

@@ -34,7 +34,7 @@ from .exemplars import Exemplars
 from .explain_job import ExplainJob, OnDevice, stepping_of
 from .explanation import Explanation
 from .manifold.paths import GuidedPaths, decode_along
-from .maps import Against, MapKind, frames_needed, make_maps
+from .maps import Against, MapKind, check_maps, make_maps
 from .memory import allocate_rows, in_groups
 from .model import CAE
 from .path_search import Clock, search_rules
@@ -182,7 +182,7 @@ class Explainer:
             names: N names for reports.
             rejected: Per image why it is to be refused unseen, or None; as `load_images(...,
                 on_error="collect")` returns.
-            on_progress: Called with (images done, images in all).
+            on_progress: Called with (images done, images in all) of the search.
 
         Returns:
             One explanation of all images; arrays of the kind and on the device of `images`.
@@ -205,7 +205,6 @@ class Explainer:
             rules = search_rules(
                 self.model.config.num_classes, tolerance, coarse, min_probability, search
             )
-            drawn = frames_needed(saliency, saliency_against, frames)
             names = row_texts(names, count, "names") or [f"image {i}" for i in range(count)]
             known = row_texts(rejected, count, "rejected") or [None] * count
             with clock("encode"):
@@ -217,6 +216,7 @@ class Explainer:
                     backend=self.backend,
                     bank=self.bank,
                 )
+            drawn = check_maps(saliency, saliency_against, frames, given=chosen.is_given)
             on_device = self._on_device(calls, chosen)
             job = ExplainJob(
                 images=to_numpy(array) if on_device is None else array,
@@ -254,13 +254,14 @@ class Explainer:
                     "frames": frames,
                 },
             }
+            result = result.like(images)
             if saliency != "difference":
                 with clock("map"):
-                    result.saliency = make_maps(saliency, self, result.numpy()).saliency
+                    result.saliency = like(make_maps(saliency, self, result).saliency, images)
             if not frames:
                 result.path_images = result.frame_t = None
         result.meta["seconds"] = dict(clock.seconds)
-        return result.like(images)
+        return result
 
     async def explain_async(self, images: Any, **options: Any) -> Explanation:
         """:meth:`explain` in a thread, so that an event loop goes on meanwhile.

@@ -68,7 +68,8 @@ class Explanation:
         reconstruction: Decoded image at t = 0, [N, C, H, W]; NaN where nothing was decoded.
         difference: counterfactual - reconstruction, signed, [N, C, H, W]; to the image for
             `reconstruction_flips` or where that was asked for; zeros where nothing is reported.
-        saliency: [N, H, W] in [0, 1]: sum over channels of abs(difference) divided by its maximum.
+        saliency: [N, H, W] in [0, 1]: sum over channels of abs(difference) divided by its maximum;
+            or the kind of map that `meta["parameters"]["saliency"]` names.
         t_flip: [N]: upper end of the bracket, NaN unless flipped.
         bracket: [N, 2]: not flipped at the first, flipped at the second; NaN unless flipped.
         source_class: int64 [N]: predicted for the image; -1 where unknown.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Float32, to_numpy
-from .counterfactual_maps import mean_over_exemplars, weighted_along_path
+from .counterfactual_maps import SEARCHED, mean_over_exemplars, weighted_along_path
 from .evidence_maps import evidence_maps
 from .manifold.choice import default_k
 from .minimal_edits import minimal_edits
@@ -26,6 +26,15 @@ AGAINST: tuple[Against, ...] = get_args(Against)
 MAP_KINDS: tuple[MapKind, ...] = get_args(MapKind)
 #: Frames along the path that "weighted" looks at.
 PATH_FRAMES = 17
+#: What a map shows, by its kind, for people.
+MAP_NAMES: dict[str, str] = {
+    "difference": "Where it changes",
+    "smooth": "Where it changes, smoothed",
+    "weighted": "Where it changes as the class does",
+    "mean-k": "Where it changes towards several exemplars",
+    "edit": "Fewest pixels that change the class",
+    "evidence": "Changes that the classifier cares about",
+}
 _MEAN_K = 5
 
 
@@ -42,11 +51,20 @@ class Maps:
     classified: npt.NDArray[np.int64]
 
 
-def frames_needed(kind: object, against: object, frames: object) -> int:
-    """Frames that are to be decoded along each path: those asked for, or what the map needs.
+def check_maps(kind: object, against: object, frames: object, *, given: bool) -> int:
+    """Checks what is asked of maps, before anything is searched.
+
+    Args:
+        kind: Of map.
+        against: What counterfactuals are compared with.
+        frames: Wanted along each path.
+        given: Whether exemplars are given, not looked up in a bank.
+
+    Returns:
+        Frames that are to be decoded along each path: those asked for, or what the map needs.
 
     Raises:
-        ValueError: Unknown kind, nothing to compare with, or a number of frames that is none.
+        ValueError: One of them is nothing that can be had.
     """
     if against not in AGAINST:
         raise ValueError(
@@ -54,9 +72,22 @@ def frames_needed(kind: object, against: object, frames: object) -> int:
         )
     if kind not in MAP_KINDS:
         raise ValueError(f"saliency must be one of {', '.join(MAP_KINDS)}, got {kind!r}")
+    if kind == "mean-k" and given:
+        raise ValueError("saliency 'mean-k' looks exemplars up in the bank: none may be given")
     if isinstance(frames, bool) or not isinstance(frames, int) or frames < 0 or frames == 1:
         raise ValueError(f"frames must be 0 or an integer of at least 2, got {frames!r}")
     return PATH_FRAMES if kind == "weighted" and not frames else frames
+
+
+def kind_shown(kind: str, status: str) -> str:
+    """What the map of one image shows: where there is no path, or nothing flips, the difference.
+
+    Args:
+        kind: That was asked for.
+        status: Of the image.
+    """
+    having = {"edit": ("flipped",), "mean-k": ("flipped",)}.get(kind, SEARCHED)
+    return kind if kind == "smooth" or status in having else "difference"
 
 
 def make_maps(
@@ -77,7 +108,7 @@ def make_maps(
             things; "evidence": the changes, weighted by what each region is worth to the
             classifier.
         explainer: What made the explanation.
-        found: With NumPy arrays; with frames for "weighted".
+        found: The explanation; with frames for "weighted".
         mean_k: Exemplars of "mean-k"; None is 5, or what the bank has.
         smooth_sigma: Of "smooth", in pixels; None is a thirty-second of the side.
 
@@ -91,13 +122,13 @@ def make_maps(
     if kind == "difference":
         return Maps(to_numpy(found.saliency), none)
     if kind == "mean-k":
-        k = exemplars_averaged(explainer, mean_k)
+        k = exemplars_averaged(explainer) if mean_k is None else mean_k
         several = mean_over_exemplars(explainer, found, k)
         seen = several.evaluations + (several.exemplar >= 0).sum(axis=1)
         return Maps(several.saliency, seen)
     if kind == "weighted":
         maps = weighted_along_path(explainer, found)
-        searched = np.isin(found.status, ("flipped", "not_flipped"))
+        searched = np.isin(found.status, SEARCHED)
         return Maps(maps, searched * np.int64(found.path_images.shape[1]))
     if kind == "smooth":
         side = found.saliency.shape[-1]
@@ -112,7 +143,6 @@ def make_maps(
     raise ValueError(f"{kind!r} is no kind of map; known are {', '.join(MAP_KINDS)}")
 
 
-def exemplars_averaged(explainer: Explainer, wanted: int | None) -> int:
-    """How many exemplars "mean-k" averages: what is asked for (5), or what the bank has."""
-    k = _MEAN_K if wanted is None else wanted
-    return k if explainer.bank is None else min(k, default_k(explainer.bank))
+def exemplars_averaged(explainer: Explainer, most: int = _MEAN_K) -> int:
+    """How many exemplars "mean-k" averages: at most 5, or as many as the bank has."""
+    return most if explainer.bank is None else min(most, default_k(explainer.bank))

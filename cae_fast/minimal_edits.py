@@ -8,14 +8,16 @@ few as it takes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Float32, to_numpy
-from .counterfactual_maps import path_ends
+from .arrays import Float32
+from .classifier_outputs import softmax
+from .counterfactual_maps import classifies, path_ends
 from .memory import in_groups
 from .saliency import blurred, peak_at_one
 
@@ -88,8 +90,10 @@ def minimal_edits(
     )
     rows = np.flatnonzero(found.status == "flipped")
 
+    classify = classifies(explainer, explanation)
+
     def work(group: slice, _: int) -> None:
-        _edit(explainer, found, rows[group], float(sigma), result)
+        _edit(explainer, classify, found, rows[group], float(sigma), result)
 
     in_groups(work, len(rows), explainer.backend.max_batch, what="images to edit")
     return result
@@ -97,6 +101,7 @@ def minimal_edits(
 
 def _edit(
     explainer: Explainer,
+    classify: Callable[[Float32], Float32],
     found: Explanation,
     rows: npt.NDArray[np.int64],
     sigma: float,
@@ -109,9 +114,8 @@ def _edit(
     spent = np.zeros(len(rows), dtype=np.int64)
 
     def flips(pictures: Float32) -> npt.NDArray[np.bool_]:
-        logits = to_numpy(explainer.classifier(np.ascontiguousarray(pictures))).astype(np.float64)
-        chance = np.exp(logits - logits.max(axis=1, keepdims=True))
-        chance /= chance.sum(axis=1, keepdims=True)
+        logits = classify(pictures)
+        chance = softmax(logits)
         spent[:] += 1
         sure = chance[np.arange(len(rows)), reached] >= least
         return np.asarray((logits.argmax(axis=1) == reached) & sure)

@@ -17,9 +17,10 @@ from typing import Any, cast
 import numpy as np
 
 import cae_fast as cf
+from cae_fast.classifier_outputs import softmax
 from cae_fast.maps import MapKind
 from cae_fast.pictures import image_png
-from cae_fast.report.case import cases, sentence, softmax
+from cae_fast.report.case import cases, sentence
 
 PAGE = Path(cf.__file__).resolve().parent / "serving" / "page"
 _TYPES = {
@@ -144,6 +145,7 @@ class PageStub:
             "model": self.name,
             "status": case.status,
             "status_text": sentence(case),
+            "map": case.map_name,
             **{
                 f"{which}_class": {"index": k, "name": self.class_names[k] if k >= 0 else None}
                 for which, k in (

@@ -137,6 +137,7 @@ def test_captums_plot_takes_every_map() -> None:
         ({"target": [1, 2]}, "one class or 3"),
         ({"counter_target": 99}, "counter_target must be a class"),
         ({"baselines": 0}, "baselines must be a tensor"),
+        ({"saliency": "evidence"}, "takes no saliency"),
     ],
 )
 def test_wrong_arguments_are_named(wrong: dict[str, Any], says: str) -> None:

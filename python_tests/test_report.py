@@ -15,6 +15,7 @@ from PIL import Image
 from report_cases import HOSTILE, make_explanation
 
 import cae_fast as cf
+from cae_fast.classifier_outputs import softmax
 from cae_fast.pictures import png_bytes
 from cae_fast.report import (
     STATUSES,
@@ -27,7 +28,7 @@ from cae_fast.report import (
     write_folder,
     write_html,
 )
-from cae_fast.report.case import percent, softmax
+from cae_fast.report.case import percent
 from cae_fast.report.folder import folder_names
 from cae_fast.report.pictures import heat_pixels, picture_pixels
 

@@ -67,7 +67,7 @@ def test_learns_a_small_thing(tmp_path: Path) -> None:
     said: list[str] = []
     path = tmp_path / "class_encoder.pt"
     train_class_encoder(path, encoder(16, 32), options, train_images, held, 2, said.append)
-    share = float(said[0].split(": ")[1].split("%")[0]) / 100
+    share = float(said[0].split("accuracy ")[1].split()[0])
     assert share >= 0.8, said  # chance is 0.5; without norms it stays at 0.53
     restored = encoder(16, 32)
     restore_class_encoder(path, restored)
@@ -75,12 +75,26 @@ def test_learns_a_small_thing(tmp_path: Path) -> None:
         restore_class_encoder(path, encoder(4, 32))
 
 
-@pytest.mark.parametrize(("enough", "steps"), [(0.0, 2), (1.1, 6)])
-def test_goes_on_while_it_helps_and_is_not_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: float, steps: int
+@pytest.mark.parametrize(
+    ("shares", "steps", "best"),
+    [
+        ([0.95], 2, 0),  # enough
+        ([0.6, 0.7, 0.8], 6, 2),  # never enough, always better
+        ([0.6, 0.604], 4, 1),  # not worth another turn
+        ([0.7, 0.6], 4, 0),  # the first was better
+    ],
+)
+def test_goes_on_while_it_helps_and_keeps_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: list[float], steps: int, best: int
 ) -> None:
-    monkeypatch.setattr(warmup, "_ENOUGH", enough)
-    monkeypatch.setattr(warmup, "_WORTH_ANOTHER", -1.0)
+    weights: list[dict[str, torch.Tensor]] = []
+    left = iter(shares)
+
+    def share(network: NormedEncoder, *_: object) -> float:
+        weights.append({name: value.clone() for name, value in network.state_dict().items()})
+        return next(left)
+
+    monkeypatch.setattr(warmup, "_share", share)
     data = tiny_folder(tmp_path / "data")
     splits = read_splits(data, 0.2, 0)
     images, held = (
@@ -92,7 +106,16 @@ def test_goes_on_while_it_helps_and_is_not_enough(
     train_class_encoder(
         tmp_path / "encoder.pt", encoder(4, 16), options, images, held, 3, said.append
     )
-    assert said[0].startswith(f"warmed up the class encoder in {steps} steps: ")
+    assert said == [
+        f"warmed up the class encoder in {steps} steps: balanced accuracy {shares[best]:.2f} on "
+        f"{len(held.store)} held-out images"
+    ]
+    wanted = NormedEncoder(encoder(4, 16))
+    wanted.load_state_dict(weights[best])
+    kept = encoder(4, 16)
+    restore_class_encoder(tmp_path / "encoder.pt", kept)
+    for name, value in wanted.eval().fold().state_dict().items():
+        torch.testing.assert_close(kept.state_dict()[name], value, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("enough", "lessons"), [(0.0, 1), (1.1, 2)])

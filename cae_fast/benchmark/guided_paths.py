@@ -26,6 +26,7 @@ import numpy.typing as npt
 from cae_fast.arrays import Float32
 from cae_fast.bank import CodeBank
 from cae_fast.classifier import Classifier
+from cae_fast.classifier_outputs import softmax
 from cae_fast.data import ImageDataset
 from cae_fast.demo import model_folder
 from cae_fast.explainer import Explainer
@@ -182,7 +183,7 @@ def measure(
         assert shown.path_images is not None
         frames = shown.path_images.reshape(-1, *images.shape[1:])
         inside.append(density.inside(explainer.encode(frames).class_code))
-        probability = _softmax(explainer.classifier(frames))[:, target].reshape(-1, FRAMES)
+        probability = softmax(explainer.classifier(frames))[:, target].reshape(-1, FRAMES)
         jumps.append(np.abs(np.diff(probability, axis=1)).max(axis=1))
         codes = explainer.encode(plain.counterfactual[plain.flipped]).class_code
         near.append(density.to_class(codes, np.full(len(codes), target)))
@@ -206,11 +207,6 @@ def measure(
 def _mean(parts: Sequence[npt.NDArray[Any]]) -> float:
     values = np.concatenate(list(parts))
     return float(values.mean()) if len(values) else float("nan")
-
-
-def _softmax(logits: Float32) -> npt.NDArray[np.float64]:
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def prepare(

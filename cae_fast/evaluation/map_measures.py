@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..classifier_outputs import softmax
 from ..saliency import blurred
 
 Float = npt.NDArray[np.floating]
@@ -117,13 +118,6 @@ def _probability(images: Float, label: int, classify: Classify, batch: int) -> F
         [classify(pictures[first : first + batch]) for first in range(0, len(pictures), batch)]
     )
     return softmax(logits)[:, label]
-
-
-def softmax(logits: Float) -> Float:
-    """Probabilities [N, K]."""
-    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True))
-    result: Float = shifted / shifted.sum(axis=1, keepdims=True)
-    return result
 
 
 def pointing(saliency: Float, mask: Mask) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..explainer import Explainer
 from ..explanation import Explanation
-from ..maps import make_maps
+from ..maps import exemplars_averaged, make_maps
 from .baselines import OWN_METHODS
 from .result import Float, Settings
 
@@ -52,7 +52,7 @@ def own_maps(
         OWN_METHODS[name],
         explainer,
         found,
-        mean_k=settings.mean_k if mean_k is None else mean_k,
+        mean_k=exemplars_averaged(explainer, settings.mean_k) if mean_k is None else mean_k,
         smooth_sigma=settings.smooth_sigma,
     )
     seconds = (time.perf_counter() - start) / max(1, len(found))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import Float32
+from ..classifier_outputs import softmax
 from ..data import ImageDataset
 from ..errors import CAEError
 from ..explainer import Explainer
@@ -26,7 +27,6 @@ from .map_measures import (
     mask_auc,
     perturbation_curves,
     pointing,
-    softmax,
 )
 from .own_maps import own_maps
 from .picture_measures import changed_share, code_realism, mean_l1, monotonicity, ssim

@@ -88,7 +88,8 @@ class ClassAssociationEmbedding(_Attribution):  # type: ignore[misc]
                 nearest of the bank.
             additional_forward_args: Class codes [N, D] of exemplars, one an image.
             counter_target: Class or classes to reach from `target`; None: the runner-up.
-            **options: Of `Explainer.explain`, such as `k` or `saliency_against`.
+            **options: Of `Explainer.explain`, such as `k` or `saliency_against`; not `saliency`:
+                attributions are by channel.
 
         Returns:
             Float tensor of the shape, device and dtype of `inputs`, finite; a tuple for a tuple.
@@ -98,6 +99,8 @@ class ClassAssociationEmbedding(_Attribution):  # type: ignore[misc]
         """
         import torch
 
+        if "saliency" in options:
+            raise ValueError("attribute() takes no saliency: attributions are by channel")
         is_tuple = isinstance(inputs, tuple)
         if is_tuple and len(inputs) != 1:
             raise ValueError(f"inputs must be one tensor of images, got {len(inputs)}")

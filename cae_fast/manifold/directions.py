@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cae_fast.arrays import Float32, to_numpy
 from cae_fast.backends import Backend
 from cae_fast.classifier import Classifier
+from cae_fast.classifier_outputs import softmax
 from cae_fast.manifold.measures import Principal
 
 STEPS = 9
@@ -94,7 +95,7 @@ def make_strips(
                     positions=sweep / deviation,
                     own=float(own[j]) / deviation,
                     images=decoded,
-                    probs=None if classifier is None else _softmax(classifier(decoded)),
+                    probs=None if classifier is None else softmax(classifier(decoded)),
                 )
             )
     return sorted(per_image, key=lambda strip: strip.direction)
@@ -108,9 +109,3 @@ def _decode(backend: Backend, individual: Any, codes: Float32) -> Float32:
         parts.append(to_numpy(backend.decode(individual, part, index)))
     images: Float32 = np.concatenate(parts).astype(np.float32)
     return images
-
-
-def _softmax(logits: Float32) -> npt.NDArray[np.float64]:
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probs: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probs

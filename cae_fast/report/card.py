@@ -28,15 +28,6 @@ _PIXELATED_BELOW = 100
 _LARGEST_TILE = 512
 _LARGEST_FRAME = 144
 _NAMES_SHOWN = 3
-# What a map shows, by its kind (`cae_fast.maps`).
-_MAP_NAMES = {
-    "difference": "Where it changes",
-    "smooth": "Where it changes, smoothed",
-    "weighted": "Where it changes as the class does",
-    "mean-k": "Where it changes towards several exemplars",
-    "edit": "Fewest pixels that change the class",
-    "evidence": "Changes that the classifier cares about",
-}
 
 
 def card_html(
@@ -110,8 +101,7 @@ def _tiles(
             tiles.append(_tile(name, note, to_rgb(counterfactual), kind="reached"))
         if case.status != "already_target":
             under = reconstruction if image is None else image
-            kind = explanation.meta.get("parameters", {}).get("saliency", "difference")
-            tiles.append(_overlay_tile(explanation.saliency[i], under, original, kind))
+            tiles.append(_overlay_tile(explanation.saliency[i], under, original, case.map_name))
             tiles.append(_change_tile(explanation.difference[i]))
         tiles += _exemplar_tile(case, exemplar)
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
@@ -147,7 +137,7 @@ def _tile(name: str, note: str, pixels: Uint8, kind: str = "") -> str:
 
 
 def _overlay_tile(
-    saliency: npt.NDArray[Any], image: npt.NDArray[Any], original: Any, kind: str
+    saliency: npt.NDArray[Any], image: npt.NDArray[Any], original: Any, name: str
 ) -> str:
     pixels = to_rgb(image) if original is None else picture_pixels(original)
     under = shrink(pixels, _LARGEST_TILE)
@@ -156,7 +146,7 @@ def _overlay_tile(
         '<figure class="tile"><div class="frame">'
         f'<img class="under" src="{data_uri(png_bytes(under))}" alt="">'
         f'<img class="heat" src="{data_uri(png_bytes(heat))}" alt="saliency map over the image">'
-        f"</div><figcaption>{escape(_MAP_NAMES.get(kind, kind))}"
+        f"</div><figcaption>{escape(name)}"
         "<small>yellow most, purple least</small></figcaption></figure>"
     )
 

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cae_fast.classifier_outputs import softmax
+from cae_fast.maps import MAP_NAMES, kind_shown
+
 # Short labels for badges, totals and tables.
 STATUS_LABELS: Mapping[str, str] = {
     "flipped": "Flipped",
@@ -43,6 +46,7 @@ class Case:
     evaluations: int
     exemplars: tuple[str, ...]
     reason: str
+    map_name: str
 
     @property
     def has_path(self) -> bool:
@@ -72,17 +76,6 @@ class Case:
         row = int(np.argmin(np.abs(self.path_t - t)))
         value = float(self.path_probs[row, class_index])
         return value if math.isfinite(value) else None
-
-
-def softmax(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Probabilities `[..., K]` of logits; rows with NaN or infinities become NaN."""
-    values = np.asarray(logits, dtype=np.float64)
-    if values.size == 0:
-        return values
-    with np.errstate(invalid="ignore", over="ignore"):
-        shifted = np.exp(values - values.max(axis=-1, keepdims=True))
-        result: npt.NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return result
 
 
 def cases(explanation: Any) -> list[Case]:
@@ -123,7 +116,13 @@ def _case(explanation: Any, i: int, class_names: tuple[str, ...]) -> Case:
         evaluations=int(explanation.evaluations[i]),
         exemplars=_exemplars(explanation, i),
         reason=_reason(explanation, i),
+        map_name=_map_name(explanation, i),
     )
+
+
+def _map_name(explanation: Any, i: int) -> str:
+    kind = explanation.meta.get("parameters", {}).get("saliency", "difference")
+    return MAP_NAMES[kind_shown(kind, str(explanation.status[i]))]
 
 
 def _name(explanation: Any, i: int) -> str:

@@ -72,7 +72,7 @@ def _draw_pictures(
     pictures = {
         "reconstruction": to_rgb(explanation.reconstruction[i]),
         point: to_rgb(explanation.counterfactual[i]),
-        "where it changes": overlay(under, explanation.saliency[i], alpha=0.8),
+        case.map_name.lower(): overlay(under, explanation.saliency[i], alpha=0.8),
         "signed change": signed_rgb(explanation.difference[i]),
     }
     for ax, (label, pixels) in zip(axes[1:], pictures.items(), strict=True):

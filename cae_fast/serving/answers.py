@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cae_fast.arrays import Float32
+from cae_fast.classifier_outputs import softmax
 from cae_fast.explanation import Explanation
 from cae_fast.pictures import image_png, png_bytes
 from cae_fast.report import html_fragment
-from cae_fast.report.case import cases, sentence, softmax
+from cae_fast.report.case import cases, sentence
 from cae_fast.report.page import Frames, page
 from cae_fast.serving.catalog import ServedModel
 from cae_fast.serving.jobs import Answer, Job
@@ -38,13 +39,14 @@ def result_json(
         pictures: Whether images and frames are part of it, as base64 PNG.
     """
     said = answer.fields
-    explanation = as_explanation(model, job, answer)
+    case = cases(as_explanation(model, job, answer))[0]
     status = str(said["status"])
     path_t = said["path_t"]
     value: dict[str, Any] = {
         "model": model.name,
         "status": status,
-        "status_text": sentence(cases(explanation)[0]),
+        "status_text": sentence(case),
+        "map": case.map_name,
         **{
             which: _class(model, int(said[which]))
             for which in ("source_class", "target_class", "reached_class")

@@ -70,6 +70,7 @@ _ANSWER: dict[str, Any] = {
             ],
         },
         "status_text": {"type": "string"},
+        "map": {"type": "string", "description": "what the saliency map shows"},
         "source_class": _CLASS,
         "target_class": _CLASS,
         "reached_class": _CLASS,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..classifier_outputs import softmax
 from ..data import ImageDataset
 from ..explainer import Explainer
 from ..images import to_uint8
@@ -104,7 +105,7 @@ def donor_samples(
         pixels = to_uint8(swapped)
         images = pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1
         logits = classify(images)
-        sure = _softmax(logits)[:, label] >= _CONFIDENT
+        sure = softmax(logits)[:, label] >= _CONFIDENT
         nearest = explainer.explain(images, exemplars="nearest", k=1)
         result = explainer.explain(images, exemplars="nearest", k=exemplars)
         error = np.abs(np.asarray(result.reconstruction) - images).mean(axis=(1, 2, 3))
@@ -148,10 +149,3 @@ def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
         Image.fromarray(sample.pixels[..., 0] if grey else sample.pixels).save(
             folder / sample.name, optimize=True
         )
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponential = np.exp(shifted)
-    result: NDArray[np.float64] = exponential / exponential.sum(axis=1, keepdims=True)
-    return result

@@ -6,11 +6,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from types import TracebackType
 
 import torch
 
 from ..errors import CAEError
+
+# The first process may train a critic and warm up the class encoder while the others wait.
+_LONGEST_WAIT = timedelta(hours=6)
 
 
 class Processes:
@@ -45,7 +49,9 @@ class Processes:
     def __enter__(self) -> Processes:
         """Joins the group where there is one: NCCL on GPUs, Gloo on CPUs."""
         if self.world > 1 and not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            torch.distributed.init_process_group(
+                "nccl" if torch.cuda.is_available() else "gloo", timeout=_LONGEST_WAIT
+            )
             self._joined = True
         return self
 

@@ -180,7 +180,6 @@ function question() {
     target: $("target").value,
     tolerance: $("tolerance").value,
     saliency: $("saliency").value,
-    mapName: $("saliency").selectedOptions[0].text,
     path: $("path").value || "line",
     frames: frameCount(state.model),
   };
@@ -246,7 +245,6 @@ async function run() {
     await result.show(answer, asked.name, stale);
     if (stale()) return;
     Object.assign(state, { asked, answer });
-    $("map-name").textContent = asked.mapName;
     showFacts(answer);
     $("live").textContent = $("says").textContent;
     bringIntoView();

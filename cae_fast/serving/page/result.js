@@ -166,7 +166,7 @@ export function makeResult(onTarget) {
     figure.querySelector("small").textContent = note;
   }
 
-  function setTiles(pictures) {
+  function setTiles(pictures, mapName) {
     const { status } = read;
     const changed = status === "flipped" || status === "not_flipped";
     const decoded = !words.UNSEEN.has(status) && status !== "already_target";
@@ -190,6 +190,9 @@ export function makeResult(onTarget) {
     $("tile-saliency").hidden = !shownMap;
     $("overlay-sliders").hidden = !shownMap;
     if (!shownMap) return;
+    const shows = mapName ?? "Where it changes";
+    $("map-name").textContent = shows;
+    document.querySelector("#tile-saliency .heat").setAttribute("aria-label", `${shows}, over the image`);
     show(document.querySelector("#tile-saliency .under"), pictures.image);
     const { width, height } = pictures.saliency;
     map = { values: greyValues(pictures.saliency), width, height };
@@ -232,7 +235,7 @@ export function makeResult(onTarget) {
       $("image-name").textContent = name;
       $("badge").textContent = words.STATUS_LABELS[read.status] ?? read.status;
       $("says").textContent = words.sentence(read) || String(answer.status_text ?? "");
-      setTiles(pictures);
+      setTiles(pictures, answer.map);
       setStops(pictures);
       makeBars();
       const classes = words.drawnClasses(read);
