@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Float32
+from .arrays import Float32, to_numpy
 from .classifier_outputs import log_odds
 from .counterfactual_maps import SEARCHED, classifies, path_ends
 from .memory import in_groups
@@ -81,23 +81,50 @@ def evidence_maps(explainer: Explainer, explanation: Explanation) -> EvidenceMap
         np.zeros(count, dtype=np.int64),
     )
     rows = np.flatnonzero(np.isin(found.status, SEARCHED))
-    regions = _regions(side)
+    result.evidence[rows], result.classified[rows] = region_worth(explainer, explanation, rows)
+    told = rows[(result.evidence[rows] > 0).any(axis=(1, 2))]
 
+    def work(group: slice, _: int) -> None:
+        mine = told[group]
+        result.saliency[mine] = _weighted(explainer, found, mine, result.evidence[mine])
+
+    in_groups(work, len(told), explainer.backend.max_batch, what="images to weigh")
+    return result
+
+
+def region_worth(
+    explainer: Explainer, explanation: Explanation, rows: npt.NDArray[np.int64]
+) -> tuple[Float32, npt.NDArray[np.int64]]:
+    """What regions of some images are worth to the classifier.
+
+    Args:
+        explainer: As for :func:`evidence_maps`; so is `explanation`.
+        explanation: Of the images.
+        rows: Which of them, [M].
+
+    Returns:
+        Worth of each pixel's regions, [M, H, W], as `EvidenceMaps.evidence`; images classified for
+        each, int64 [M].
+
+    Raises:
+        ClassifierError: The classifier failed.
+        OutOfMemory: One image does not fit.
+    """
+    images = to_numpy(explanation.images)
+    side = images.shape[-1]
+    regions = _regions(side)
     classify = classifies(explainer, explanation)
+    evidence = np.zeros((len(rows), side, side), dtype=np.float32)
+    classified = np.zeros(len(rows), dtype=np.int64)
 
     def work(group: slice, limit: int) -> None:
-        mine = rows[group]
-        for row in mine:
-            image = np.ascontiguousarray(found.images[row])
-            label = int(found.source_class[row])
-            worth, result.classified[row] = _worth(classify, image, label, regions, limit)
-            result.evidence[row] = worth if np.isfinite(worth).all() else 0
-        told = mine[(result.evidence[mine] > 0).any(axis=(1, 2))]
-        if len(told):
-            result.saliency[told] = _weighted(explainer, found, told, result.evidence[told])
+        for i in range(len(rows))[group]:
+            label = int(explanation.source_class[rows[i]])
+            worth, classified[i] = _worth(classify, images[rows[i]], label, regions, limit)
+            evidence[i] = worth if np.isfinite(worth).all() else 0
 
     in_groups(work, len(rows), explainer.backend.max_batch, what="images to weigh")
-    return result
+    return evidence, classified
 
 
 def _weighted(

@@ -2,8 +2,8 @@
 """The smallest part of an image that, replaced by its counterfactual's, changes its class.
 
 A counterfactual differs a little everywhere, because a decoder draws it anew. What of that decides
-is found by asking the classifier: pixels of the image itself are replaced, most changed first, as
-few as it takes.
+is found by asking the classifier: pixels of the image itself are replaced, those first that change
+most in the regions that are worth most to it, as few as it takes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from .arrays import Float32
 from .classifier_outputs import softmax
 from .counterfactual_maps import classifies, path_ends
+from .evidence_maps import region_worth
 from .memory import in_groups
 from .saliency import blurred, peak_at_one
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 _STEPS = 10
 #: Of the map outside of the edit: it only puts those pixels into an order.
 _OUTSIDE = 1e-3
+#: Of a region's worth, before it weighs the change: with 2 the fewest pixels are needed.
+_POWER = 2
+#: Of the largest worth: what regions count at least that are worth nothing.
+_LEAST = 1e-4
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,8 @@ class MinimalEdits:
     Attributes:
         images: The images with the edit's pixels replaced, [N, C, H, W]; unchanged where none is.
         edit: Which pixels are, bool [N, H, W].
-        saliency: [N, H, W] in [0, 1]: how much pixels change (summed over channels, blurred), a
-            thousandth of that outside of the edit, its maximum at 1; the explanation's own map
-            where there is no edit.
+        saliency: [N, H, W] in [0, 1]: what pixels were ranked by, a thousandth of that outside of
+            the edit, its maximum at 1; the explanation's own map where there is no edit.
         flipped: Whether the edited image is of the class that the counterfactual reached, bool [N].
         classified: Images the classifier saw for each, int64 [N].
     """
@@ -57,8 +61,11 @@ def minimal_edits(
     """Replaces as few pixels of each image as change its class, by those of its counterfactual.
 
     They are taken from the end of the guided path, where its class is the one reached at the flip;
-    else, or where the exemplar is no bank row, from the counterfactual. Their number is found by
-    bisection of its logarithm; every edit returned was classified.
+    else, or where the exemplar is no bank row, from the counterfactual. They are ranked by their
+    change, blurred and summed over channels, times the squared worth of their regions (see
+    :func:`cae_fast.evidence_maps.region_worth`): a counterfactual may change two things of which
+    one decides. Their number is found by bisection of its logarithm; every edit returned was
+    classified.
 
     Args:
         explainer: What made `explanation`, or one of the same model, classifier and bank.
@@ -89,13 +96,15 @@ def minimal_edits(
         np.zeros(count, dtype=np.int64),
     )
     rows = np.flatnonzero(found.status == "flipped")
-
     classify = classifies(explainer, explanation)
+    evidence, asked = region_worth(explainer, explanation, rows)
 
     def work(group: slice, _: int) -> None:
-        _edit(explainer, classify, found, rows[group], float(sigma), result)
+        mine = rows[group]
+        _edit(explainer, classify, found, mine, evidence[group], float(sigma), result)
 
     in_groups(work, len(rows), explainer.backend.max_batch, what="images to edit")
+    result.classified[rows] += asked
     return result
 
 
@@ -104,10 +113,11 @@ def _edit(
     classify: Callable[[Float32], Float32],
     found: Explanation,
     rows: npt.NDArray[np.int64],
+    evidence: Float32,
     sigma: float,
     result: MinimalEdits,
 ) -> None:
-    """Edits the images of `rows`, all of which flipped."""
+    """Edits the images of `rows`, all of which flipped, by the evidence [M, H, W] in them."""
     images = np.ascontiguousarray(found.images[rows])
     reached = found.reached_class[rows]
     least = found.meta["parameters"]["min_probability"]
@@ -125,7 +135,7 @@ def _edit(
         ends = path_ends(explainer, found, rows)
         donor = np.where(flips(ends)[:, None, None, None], ends, donor)
 
-    change = blurred(np.abs(donor - images).sum(axis=1), sigma)
+    change = blurred(np.abs(donor - images).sum(axis=1), sigma) * _weights(evidence)
     flat = change.reshape(len(rows), -1)
     order = np.empty(flat.shape, dtype=np.int64)
     ranks = np.broadcast_to(np.arange(flat.shape[1]), flat.shape)
@@ -151,3 +161,10 @@ def _edit(
     result.saliency[rows] = np.where(keep, marked, found.saliency[rows])
     result.flipped[rows] = good
     result.classified[rows] = spent
+
+
+def _weights(evidence: Float32) -> npt.NDArray[np.float64]:
+    """What changes count [M, H, W], in (0, 1]; 1 where no region is worth anything."""
+    worth = peak_at_one(np.maximum(evidence, 0)).astype(np.float64)
+    told = worth.any(axis=(1, 2), keepdims=True)
+    return np.where(told, np.maximum(worth, _LEAST) ** _POWER, 1.0)

@@ -23,7 +23,7 @@ from cae_fast.serving.settings import Settings
 #: Times that a job is given to an engine.
 _MOST_ATTEMPTS = 2
 #: About how many times as long as with the plain map an image takes: batches are smaller.
-_COST = {"edit": 2, "weighted": 3, "evidence": 5, "mean-k": 6}
+_COST = {"edit": 6, "weighted": 3, "evidence": 5, "mean-k": 6}
 
 
 class ModelVersion(Protocol):
