@@ -26,8 +26,9 @@ from cae_fast.training import LossWeights, TrainOptions
 torch = pytest.importorskip("torch")
 
 # These need torch.
-from cae_fast.training import train  # noqa: E402
+from cae_fast.training import train, trainer  # noqa: E402
 from cae_fast.training.devices import choose_device  # noqa: E402
+from cae_fast.training.state import TrainingState  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -101,6 +102,59 @@ def test_a_run_learns_to_reconstruct_and_to_swap_classes(tmp_path: Path) -> None
     assert measured["class_kept"] >= 0.9
     assert measured["knn_accuracy"] == 1.0
     assert measured["reconstruction_l1"] < 0.25
+
+
+def test_a_run_that_collapses_ends_with_its_best_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Measured at steps 2 and 4; in between all class codes become equal, as by dead ReLUs."""
+    data = write_classes(tmp_path / "data", {"dark": 12, "light": 12})
+    follow = TrainingState.update_generator
+    kept: dict[str, torch.Tensor] = {}
+
+    def update(state: TrainingState, loss: torch.Tensor) -> None:
+        follow(state, loss)
+        if state.step == 1:
+            kept.update({k: v.clone() for k, v in state.mean.state_dict().items()})
+        else:
+            with torch.no_grad():
+                for network in (state.generator, state.mean):
+                    network.class_encoder.head.weight.zero_()
+
+    monkeypatch.setattr(TrainingState, "update_generator", update)
+    monkeypatch.setattr(trainer, "score_of", lambda measured: measured["knn_accuracy"])
+    options = tiny_options(
+        data, tmp_path / "run", steps=4, sample_every=2, classifier=brightness, quiet=False
+    )
+    path = train(options)
+    assert "the run was at its best after 2 of 4 steps" in capsys.readouterr().out
+    model = cf.CAE.load(path)
+    assert model.provenance["steps"] == 2
+    for name, value in kept.items():
+        np.testing.assert_array_equal(model.weights[name], value.numpy())
+
+
+def test_a_gradient_far_longer_than_usual_is_shortened() -> None:
+    config = cf.CAEConfig(
+        image_size=16, in_channels=1, channels=4, num_blocks=1, num_classes=2, modulation_width=8
+    )
+    torch.manual_seed(0)
+    state = TrainingState(config, TrainOptions(data="d", out="o"), torch.device("cpu"))
+    weights = list(state.generator.parameters())
+
+    def length_after(scale: float) -> float:
+        state.update_generator(scale * sum(p.square().sum() for p in weights))
+        grads = [p.grad.norm() for p in weights if p.grad is not None]
+        return float(torch.stack(grads).norm())
+
+    usual = length_after(1.0)
+    assert length_after(3.0) == pytest.approx(3 * usual, rel=0.05)  # within four times: as it is
+    long = length_after(1000.0)
+    assert long == pytest.approx(4 * usual * (1 + 0.02 * 2), rel=0.05)
+    saved = state.to_dict()
+    other = TrainingState(config, TrainOptions(data="d", out="o"), torch.device("cpu"))
+    other.restore(saved, "here")
+    assert other.to_dict()["usual"] == saved["usual"]
 
 
 def brightness(images: Any) -> Any:

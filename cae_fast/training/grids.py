@@ -5,14 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from ..files import atomic_write
 from ..images import to_uint8
+from .losses import partner
 
+if TYPE_CHECKING:
+    from ..networks import CAEModule
+
+_IMAGES = 8
 _GAP = 2
 _SMALLEST_SIDE = 64
 
@@ -43,6 +51,26 @@ def write_grid(path: Path, rows: Sequence[NDArray[np.float32]]) -> None:
         )
     with atomic_write(path) as temporary:
         picture.save(temporary, format="PNG")
+
+
+@torch.no_grad()
+def write_swaps(path: Path, model: CAEModule, images: Tensor, labels: NDArray[np.int64]) -> None:
+    """Writes original, reconstruction, donor and swap of a few of some images.
+
+    Args:
+        path: File to write, atomically.
+        model: The networks, in eval mode.
+        images: [N, C, S, S], float32, on the model's device.
+        labels: Their classes [N].
+
+    Raises:
+        OSError: The file system refused.
+    """
+    chosen = spread_over_classes(labels, min(_IMAGES, len(images)))
+    shown = images[torch.from_numpy(chosen)]
+    individual, codes = model.encode(shown)
+    own, swapped = model.decode(individual, codes), model.decode(individual, partner(codes))
+    write_grid(path, [row.float().cpu().numpy() for row in (shown, own, partner(shown), swapped)])
 
 
 def spread_over_classes(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:

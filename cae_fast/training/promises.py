@@ -99,6 +99,12 @@ def measure_promises(
     }
 
 
+def score_of(measured: dict[str, Any]) -> float:
+    """One number for how well a model keeps its promises, at most 3."""
+    shares = ("swap_success", "class_kept", "knn_accuracy")
+    return float(sum(measured[k] for k in shares) - measured["reconstruction_l1"])
+
+
 def warn_of(measured: dict[str, Any]) -> list[str]:
     """Promises that are plainly broken, one sentence each."""
     broken = []

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 _BETAS = (0.5, 0.999)
 _COSINE_END = 0.02
+# A gradient this many times as long as usual is shortened to that: with networks that have no norms
+# one such step can end all ReLUs of a layer for good.
+_LONGEST = 4.0
+_USUAL_DECAY = 0.98
 
 
 class TrainingState:
@@ -56,6 +60,7 @@ class TrainingState:
         self.step = 0
         self.seconds = 0.0
         self.best = -math.inf
+        self._usual = {"generator": 0.0, "discriminator": 0.0}
         self._options = options
         self._adam_g = _adam(self.generator, options)
         self._adam_d = _adam(self.discriminator, options)
@@ -74,6 +79,7 @@ class TrainingState:
         self._adam_d.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(self.discriminator)
+        self._shorten("discriminator", self.discriminator)
         self._adam_d.step()
 
     def update_generator(self, loss: Tensor) -> None:
@@ -81,6 +87,7 @@ class TrainingState:
         self._adam_g.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(self.generator)
+        self._shorten("generator", self.generator)
         self._adam_g.step()
         # A short run must not be dominated by its first, random weights.
         decay = min(self._options.ema_decay, (1 + self.step) / (10 + self.step))
@@ -89,6 +96,15 @@ class TrainingState:
                 self.mean.parameters(), self.generator.parameters(), strict=True
             ):
                 mean.lerp_(value, 1 - decay)
+
+    def _shorten(self, name: str, network: nn.Module) -> None:
+        """Shortens a gradient that is far longer than those before."""
+        usual = self._usual[name]
+        limit = _LONGEST * usual if usual > 0 else math.inf
+        length = float(nn.utils.clip_grad_norm_(network.parameters(), limit))
+        if math.isfinite(length):  # else the loss is not either, which is said
+            seen = min(length, limit)
+            self._usual[name] = usual + (1 - _USUAL_DECAY) * (seen - usual) if usual > 0 else seen
 
     def finite(self) -> bool:
         """Whether all weights are finite."""
@@ -106,6 +122,7 @@ class TrainingState:
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
+            "usual": dict(self._usual),
         }
 
     def restore(self, saved: dict[str, Any], origin: str) -> None:
@@ -123,6 +140,7 @@ class TrainingState:
             self.step = int(saved["step"])
             self.seconds = float(saved["seconds"])
             self.best = float(saved["best"])
+            self._usual = {name: float(saved["usual"][name]) for name in self._usual}
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise ModelFileError(f"{origin}: does not fit this run ({error})") from error
 

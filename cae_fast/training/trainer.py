@@ -25,9 +25,9 @@ from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from .critic import Critic, load_critic, train_critic
 from .devices import choose_device
 from .distributed import Processes
-from .grids import spread_over_classes, write_grid
+from .grids import write_swaps
 from .journal import Journal
-from .losses import generator_losses, partner, swap_classes, weighted_sum
+from .losses import generator_losses, swap_classes, weighted_sum
 from .options import NO_CRITIC, TrainOptions
 from .pipeline import (
     ImageStore,
@@ -37,7 +37,7 @@ from .pipeline import (
     probe_channels,
     read_splits,
 )
-from .promises import measure_promises, warn_of
+from .promises import measure_promises, score_of, warn_of
 from .run_folder import (
     CLASS_ENCODER,
     CRITIC,
@@ -52,9 +52,9 @@ from .warmup import restore_class_encoder, train_class_encoder
 #: Called after each logged step with its number, the number of steps, losses and rates.
 TrainProgress = Callable[[int, int, dict[str, float]], None]
 
-_GRID_IMAGES = 8
 _INTERIM_SWAPS = 64
 _HELD_OUT_LIMIT = 512
+_PLAINLY = 0.1  # of a score of at most 3: more than few images make by chance
 
 
 def train(options: TrainOptions, progress: TrainProgress | None = None) -> Path:
@@ -292,31 +292,29 @@ class _Run:
         numbers = {name: float(value) for name, value in values.items()}
         bad = [name for name, value in numbers.items() if not np.isfinite(value)]
         if bad:
-            raise CAEError(
-                f"step {self.state.step}: the loss {bad[0]} is {numbers[bad[0]]}; the last good "
-                f"checkpoint is kept in {self.out / 'checkpoints'}; lower learning_rate "
-                f"({self.options.learning_rate:g})"
-                + (" or use precision='fp32'" if self.options.precision == "bf16" else "")
-            )
+            raise self._broken(f"the loss {bad[0]} is {numbers[bad[0]]}")
         return numbers
+
+    def _broken(self, what: str) -> CAEError:
+        options = self.options
+        other = " or use precision='fp32'" if options.precision == "bf16" else ""
+        return CAEError(
+            f"step {self.state.step}: {what}; the last good checkpoint is kept in "
+            f"{self.out / 'checkpoints'}; lower learning_rate ({options.learning_rate:g}){other}"
+        )
 
     def _save(self, name: str, values: dict[str, Tensor]) -> None:
         """Writes a checkpoint, but never one of broken weights."""
         self._checked(values)
         if not self.state.finite():
-            raise CAEError(
-                f"step {self.state.step}: the weights became NaN or infinite; the last good "
-                f"checkpoint is kept in {self.out / 'checkpoints'}; lower learning_rate "
-                f"({self.options.learning_rate:g})"
-            )
+            raise self._broken("the weights became NaN or infinite")
         extra = {"options": self.options.to_dict(), "data_sha256": self.fingerprint}
         save_checkpoint(self.out / "checkpoints" / name, self.state.to_dict() | extra)
 
     def _keep_best(self, measured: dict[str, Any], values: dict[str, Tensor]) -> None:
         if not measured:
             return
-        shares = ("swap_success", "class_kept", "knn_accuracy")
-        score = float(sum(measured[k] for k in shares) - measured["reconstruction_l1"])
+        score = score_of(measured)
         if score > self.state.best:
             self.state.best = score
             self._save(BEST, values)
@@ -335,22 +333,9 @@ class _Run:
             **amount,
         )
 
-    @torch.no_grad()
     def _write_samples(self) -> None:
-        """Original, reconstruction, donor and swap of some held-out images."""
-        count = len(self.held)
-        chosen = torch.from_numpy(spread_over_classes(self.held_labels, min(_GRID_IMAGES, count)))
-        images = self.held[chosen]
-        individual, codes = self.state.mean.encode(images)
-        donors = partner(images)
-        rows = (
-            images,
-            self.state.mean.decode(individual, codes),
-            donors,
-            self.state.mean.decode(individual, partner(codes)),
-        )
         path = self.out / "samples" / f"step_{self.state.step:07d}.png"
-        write_grid(path, [row.float().cpu().numpy() for row in rows])
+        write_swaps(path, self.state.mean, self.held, self.held_labels)
 
     def _announce(self, journal: Journal) -> None:
         counts = ", ".join(f"{k} {v}" for k, v in self.splits.train.class_counts().items())
@@ -369,10 +354,30 @@ class _Run:
         if self.judge in ("discriminator", "critic"):
             journal.say(f"no classifier given: the {self.judge} judges the promises")
 
+    def _return_to_best(self, measured: dict[str, Any], journal: Journal) -> dict[str, Any]:
+        """Takes the best weights of the run where the last are plainly worse; what they promise."""
+        path, last = self.out / "checkpoints" / BEST, self.state.step
+        if not path.exists():
+            return measured
+        saved = load_checkpoint(path)
+        ended = {name: value.clone() for name, value in self.state.mean.state_dict().items()}
+        self.state.mean.load_state_dict(saved["mean"])
+        found = self._measure()
+        if score_of(found) < score_of(measured) + _PLAINLY:
+            self.state.mean.load_state_dict(ended)
+            return measured
+        self.state.step = int(saved["step"])
+        journal.say(
+            f"the run was at its best after {self.state.step} of {last} steps: these weights are "
+            "taken"
+        )
+        return found
+
     def _finish(self, journal: Journal) -> None:
         """Measures, writes the model, and warns of broken promises."""
         measured = self._measure()
         if measured:
+            measured = self._return_to_best(measured, journal)
             journal.measured(self.state.step, measured)
             for sentence in warn_of(measured):
                 warnings.warn(sentence, stacklevel=4)
