@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 import cae_fast as cf
+from cae_fast.demo import model_folder
 from cae_fast.testing import random_images, toy_model
 
 Images = npt.NDArray[np.float32]
@@ -114,3 +115,15 @@ def assert_same(one: cf.Explanation, other: cf.Explanation) -> None:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     for a, b in zip(one.path_t + one.path_logits, other.path_t + other.path_logits, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def digits_explainer(classifier: Any = None, **options: Any) -> cf.Explainer:
+    """The bundled digits on the CPU; `classifier` in the place of the bundled one."""
+    folder = model_folder("digits")
+    return cf.Explainer(
+        cf.CAE.load(folder / "model.safetensors"),
+        cf.Classifier.load(folder / "classifier.onnx") if classifier is None else classifier,
+        bank=folder / "bank.csv",
+        backend="cpu",
+        **options,
+    )

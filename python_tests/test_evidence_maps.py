@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from explain_cases import digits_explainer
 
 import cae_fast as cf
-from cae_fast.demo import model_folder
 from cae_fast.digits import load
 from cae_fast.evaluation.map_measures import area_under, perturbation_curves
 from cae_fast.evidence_maps import evidence_maps
@@ -16,20 +16,9 @@ from cae_fast.saliency import blurred
 SIDE = 32
 
 
-def explainer_of(classifier: cf.Classifier) -> cf.Explainer:
-    folder = model_folder("digits")
-    return cf.Explainer(
-        cf.CAE.load(folder / "model.safetensors"),
-        classifier,
-        bank=folder / "bank.csv",
-        backend="cpu",
-        max_batch=8,
-    )
-
-
 @pytest.fixture(scope="module")
 def explainer() -> cf.Explainer:
-    return explainer_of(cf.Classifier.load(model_folder("digits") / "classifier.onnx"))
+    return digits_explainer(max_batch=8)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +38,7 @@ def test_worth_is_what_a_sum_of_pixels_says_it_is(images: np.ndarray) -> None:
         logits[:, 1] = 5 + (batch[:, 0] * weights).sum(axis=(1, 2))
         return logits
 
-    explainer = explainer_of(cf.Classifier(classify))
+    explainer = digits_explainer(classify, max_batch=8)
     found = explainer.explain(images, target=0)
     assert (found.status == "not_flipped").all()
     evidence = evidence_maps(explainer, found).evidence

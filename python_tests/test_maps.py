@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from explain_cases import digits_explainer
 
 import cae_fast as cf
 from cae_fast.counterfactual_maps import path_ends
@@ -17,13 +18,7 @@ from cae_fast.report import html_fragment
 
 @pytest.fixture(scope="module")
 def explainer() -> cf.Explainer:
-    folder = model_folder("digits")
-    return cf.Explainer(
-        cf.CAE.load(folder / "model.safetensors"),
-        cf.Classifier.load(folder / "classifier.onnx"),
-        bank=folder / "bank.csv",
-        backend="cpu",
-    )
+    return digits_explainer()
 
 
 @pytest.fixture(scope="module")

@@ -5,22 +5,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from explain_cases import digits_explainer
 
 import cae_fast as cf
-from cae_fast.demo import model_folder
 from cae_fast.digits import load
 from cae_fast.minimal_edits import minimal_edits
 
 
 @pytest.fixture(scope="module")
 def explainer() -> cf.Explainer:
-    folder = model_folder("digits")
-    return cf.Explainer(
-        cf.CAE.load(folder / "model.safetensors"),
-        cf.Classifier.load(folder / "classifier.onnx"),
-        bank=folder / "bank.csv",
-        backend="cpu",
-    )
+    return digits_explainer()
 
 
 @pytest.fixture(scope="module")
