@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,15 @@ from cae_fast.training.warmup import (  # noqa: E402
     restore_class_encoder,
     train_class_encoder,
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Networks this small lose time to a second thread, much of it on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def encoder(width: int = 4, size: int = 16) -> ClassEncoder:
@@ -55,7 +65,8 @@ def test_norms_fold_into_the_convolutions() -> None:
     torch.testing.assert_close(folded, before, atol=1e-5, rtol=1e-4)
 
 
-def test_learns_a_small_thing(tmp_path: Path) -> None:
+def test_learns_a_small_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmup, "_TURNS", 1)
     write_planted(tmp_path / "planted", "digits", kind="texture", size=32, seed=0)
     splits = read_splits(tmp_path / "planted", 0.1, 0)
     train_images = LabelledImages(ImageStore(splits.train, 32, 1), splits.train.labels)

@@ -28,7 +28,7 @@ NOTICE = (
 _LEAD = (
     "Each image is changed step by step towards a real example of another class, until the "
     "classifier changes its mind. The decoded image at that point is the counterfactual; "
-    "where it differs from the reconstruction of the image is what the classifier reacted to."
+    "where it differs from the reconstruction of the image is what the path changed."
 )
 
 
