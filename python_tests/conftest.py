@@ -122,3 +122,13 @@ def _restore_random_state() -> Iterator[None]:
     np.random.set_state(numpy_state)  # noqa: NPY002
     if torch_state is not None:
         torch.set_rng_state(torch_state)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: tiny networks lose time to a second, much of it on a busy machine."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +32,10 @@ from cae_fast.training.classifier_export import write_onnx, write_pt2  # noqa: E
 from cae_fast.training.classifier_network import ResidualClassifier  # noqa: E402
 from cae_fast.training.critic import load_critic  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*not clearly better than chance:UserWarning")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Networks this small lose time to a second thread, much of it on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*not clearly better than chance:UserWarning"),
+]
 
 
 def options(data: Path, out: Path, **overrides: Any) -> ClassifierOptions:
