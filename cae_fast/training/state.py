@@ -60,7 +60,7 @@ class TrainingState:
         self.step = 0
         self.seconds = 0.0
         self.best = -math.inf
-        self._usual = {"generator": 0.0, "discriminator": 0.0}
+        self._usual: dict[str, float] = {}
         self._options = options
         self._adam_g = _adam(self.generator, options)
         self._adam_d = _adam(self.discriminator, options)
@@ -87,7 +87,8 @@ class TrainingState:
         self._adam_g.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(self.generator)
-        self._shorten("generator", self.generator)
+        for name, part in self.generator.named_children():
+            self._shorten(name, part)  # one part's alone may be long: the class encoder's is short
         self._adam_g.step()
         # A short run must not be dominated by its first, random weights.
         decay = min(self._options.ema_decay, (1 + self.step) / (10 + self.step))
@@ -99,7 +100,7 @@ class TrainingState:
 
     def _shorten(self, name: str, network: nn.Module) -> None:
         """Shortens a gradient that is far longer than those before."""
-        usual = self._usual[name]
+        usual = self._usual.get(name, 0.0)
         limit = _LONGEST * usual if usual > 0 else math.inf
         length = float(nn.utils.clip_grad_norm_(network.parameters(), limit))
         if math.isfinite(length):  # else the loss is not either, which is said
@@ -140,7 +141,7 @@ class TrainingState:
             self.step = int(saved["step"])
             self.seconds = float(saved["seconds"])
             self.best = float(saved["best"])
-            self._usual = {name: float(saved["usual"][name]) for name in self._usual}
+            self._usual = {name: float(value) for name, value in saved["usual"].items()}
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise ModelFileError(f"{origin}: does not fit this run ({error})") from error
 
