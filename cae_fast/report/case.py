@@ -122,7 +122,8 @@ def _case(explanation: Any, i: int, class_names: tuple[str, ...]) -> Case:
 
 def _map_name(explanation: Any, i: int) -> str:
     kind = explanation.meta.get("parameters", {}).get("saliency", "difference")
-    return MAP_NAMES[kind_shown(kind, str(explanation.status[i]))]
+    shown = kind_shown(str(kind), str(explanation.status[i]))
+    return MAP_NAMES.get(shown, shown)  # a file may be of another version
 
 
 def _name(explanation: Any, i: int) -> str:
