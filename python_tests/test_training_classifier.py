@@ -19,7 +19,7 @@ import cae_fast as cf
 from cae_fast.data import ImageDataset
 from cae_fast.errors import CAEError, ClassifierError
 from cae_fast.training import ClassifierOptions
-from cae_fast.training.options import ClassifierAugment
+from cae_fast.training.options import Augment
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -27,7 +27,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 # These need torch.
 from cae_fast.training import ClassifierFiles, train, train_classifier  # noqa: E402
-from cae_fast.training.classifier import shifted  # noqa: E402
+from cae_fast.training.augmentation import shifted  # noqa: E402
 from cae_fast.training.classifier_export import write_onnx, write_pt2  # noqa: E402
 from cae_fast.training.classifier_network import ResidualClassifier  # noqa: E402
 from cae_fast.training.critic import load_critic  # noqa: E402
@@ -259,7 +259,7 @@ def test_critic_of_other_classes_or_channels_is_refused(trained: ClassifierFiles
 
 @pytest.mark.parametrize("augment", ["dihedral", "strong"])
 def test_real_blood_cells_are_learned_from(
-    shared_dir: Path, tmp_path: Path, augment: ClassifierAugment
+    shared_dir: Path, tmp_path: Path, augment: Augment
 ) -> None:
     seen: list[float] = []
     run = ClassifierOptions(

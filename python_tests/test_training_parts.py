@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 # These need torch.
 from cae_fast.networks import CAEModule  # noqa: E402
 from cae_fast.training.adversaries import ByClassAdversary, ClassHeadAdversary  # noqa: E402
-from cae_fast.training.augmentation import strongly_augmented  # noqa: E402
+from cae_fast.training.augmentation import augmented, strongly_augmented  # noqa: E402
 from cae_fast.training.classifier_network import ResidualClassifier  # noqa: E402
 from cae_fast.training.critic import Critic  # noqa: E402
 from cae_fast.training.losses import (  # noqa: E402
@@ -29,7 +29,7 @@ from cae_fast.training.losses import (  # noqa: E402
     swap_classes,
     weighted_sum,
 )
-from cae_fast.training.pipeline import ImageStore, PairSampler, augmented  # noqa: E402
+from cae_fast.training.pipeline import ImageStore, PairSampler  # noqa: E402
 from cae_fast.training.promises import measure_promises, nearest_classes, warn_of  # noqa: E402
 from cae_fast.training.state import schedule_factor  # noqa: E402
 

@@ -55,7 +55,7 @@ def train(
     warmup_steps: Annotated[
         int, typer.Option(help="Steps in which the class encoder is trained alone first.")
     ] = 1000,
-    augment: Annotated[str, typer.Option(help="none, flip or dihedral.")] = "flip",
+    augment: Annotated[str, typer.Option(help="none, flip, dihedral or strong.")] = "flip",
     validation_fraction: Annotated[float, typer.Option(help="Share held out, by group.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of weights, pairs, mirroring and the split.")] = 0,
     device: Device = "auto",

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strong augmentation for classifiers: what a picture was taken with must not tell its class."""
+"""Augmentation of batches of training images, all of it drawn from a generator that is given."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .options import Augment
 
 _TURN = 0.2  # radians, either way
 _ZOOM, _STRETCH = 0.2, 0.12  # natural logarithms, either way
@@ -16,9 +21,55 @@ _CONTRAST = (-0.4, 0.3)  # natural logarithm
 _BRIGHTNESS = 0.15  # of the range, either way
 
 
+def augmented(images: Tensor, augment: Augment, rng: np.random.Generator) -> Tensor:
+    """Varies each image at random as a run asks for.
+
+    Args:
+        images: [N, C, S, S], float32 in [-1, 1]; not changed.
+        augment: "none"; "flip" mirrors left to right; "dihedral" mirrors and turns by right
+            angles; "strong" is `strongly_augmented`.
+        rng: Draws the same number of values for any content.
+
+    Returns:
+        The same shape.
+    """
+    if augment == "none":
+        return images
+    if augment == "strong":
+        return strongly_augmented(images, rng)
+    kinds = rng.integers(0, 2 if augment == "flip" else 8, size=len(images))
+    result = torch.empty_like(images)
+    for kind in range(8):
+        chosen = torch.from_numpy(np.flatnonzero(kinds == kind))
+        if len(chosen):
+            part = images[chosen]
+            part = part.flip(3) if kind & 1 else part
+            result[chosen] = torch.rot90(part, kind >> 1, (2, 3))
+    return result
+
+
+def varied(images: Tensor, augment: Augment, rng: np.random.Generator) -> Tensor:
+    """As `augmented`, and shifted by up to a sixteenth of the side, which "strong" does itself."""
+    images = augmented(images, augment, rng)
+    return images if augment == "strong" else shifted(images, images.shape[3] // 16, rng)
+
+
+def shifted(images: Tensor, reach: int, rng: np.random.Generator) -> Tensor:
+    """Shifts each image by up to `reach` pixels both ways, repeating the border."""
+    if reach < 1:
+        return images
+    side = images.shape[3]
+    padded = F.pad(images, (reach, reach, reach, reach), mode="replicate")
+    offsets = rng.integers(0, 2 * reach + 1, size=(len(images), 2))
+    return torch.stack(
+        [row[:, y : y + side, x : x + side] for row, (y, x) in zip(padded, offsets, strict=True)]
+    )
+
+
 def strongly_augmented(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Turns, scales, shifts, mirrors, blurs each image at random, and changes its grey levels.
 
+    What a picture was taken with then does not tell its class.
     Turned by at most 0.2 radians, scaled by 0.8 to 1.2, shifted by at most 7.5 % of the side
     (borders are repeated), mirrored left to right; then gamma, contrast and brightness, one for all
     channels, and a mixture with the image blurred over 3 x 3 pixels.

@@ -20,16 +20,15 @@ from torch import Tensor
 from ..data import ImageDataset
 from ..errors import CAEError
 from ..files import check_parent, made_parents
-from .augmentation import strongly_augmented
+from .augmentation import varied
 from .classifier_export import import_onnx, write_onnx, write_pt2
 from .classifier_network import ResidualClassifier
 from .devices import choose_device
 from .journal import console_line
-from .options import ClassifierAugment, ClassifierOptions
+from .options import ClassifierOptions
 from .pipeline import (
     ImageStore,
     LabelledImages,
-    augmented,
     probe_channels,
     probe_size,
     read_splits,
@@ -183,7 +182,7 @@ def fit_classifier(
             if len(indices) < 2:  # batch statistics need two images
                 schedule.step()
                 continue
-            images = _varied(store.images(indices), options.augment, rng)
+            images = varied(store.images(indices), options.augment, rng)
             if noise:
                 images = images + _noise(images.shape, noise, rng)
             images = images.to(device)
@@ -229,27 +228,9 @@ def balanced_order(
     return rng.permutation(np.concatenate(drawn))[: len(labels)]
 
 
-def _varied(images: Tensor, augment: ClassifierAugment, rng: np.random.Generator) -> Tensor:
-    if augment == "strong":
-        return strongly_augmented(images, rng)
-    return shifted(augmented(images, augment, rng), images.shape[3] // 16, rng)
-
-
 def _noise(shape: torch.Size, highest: float, rng: np.random.Generator) -> Tensor:
     deviation = rng.uniform(0, highest, (shape[0], 1, 1, 1))
     return torch.from_numpy((rng.standard_normal(shape) * deviation).astype(np.float32))
-
-
-def shifted(images: Tensor, reach: int, rng: np.random.Generator) -> Tensor:
-    """Shifts each image by up to `reach` pixels both ways, repeating the border."""
-    if reach < 1:
-        return images
-    side = images.shape[3]
-    padded = F.pad(images, (reach, reach, reach, reach), mode="replicate")
-    offsets = rng.integers(0, 2 * reach + 1, size=(len(images), 2))
-    return torch.stack(
-        [row[:, y : y + side, x : x + side] for row, (y, x) in zip(padded, offsets, strict=True)]
-    )
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -22,11 +22,11 @@ Classify = Callable[[Any], Any]
 #: The critic of a run that shall have none.
 NO_CRITIC = "none"
 
-Augment = Literal["none", "flip", "dihedral"]
-ClassifierAugment = Literal["none", "flip", "dihedral", "strong"]
+Augment = Literal["none", "flip", "dihedral", "strong"]
 Schedule = Literal["cosine", "halving", "constant"]
 Precision = Literal["fp32", "bf16"]
 Labels = Literal["folder", "classifier"]
+_AUGMENTS = get_args(Augment)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ class TrainOptions:
             are then folded into its convolutions. 0: none.
         weights: Weights of the losses.
         augment: "flip": random left-right mirroring; "dihedral": all eight symmetries of the
-            square; "none".
+            square; "strong": turned, scaled, shifted, mirrored and blurred, with other grey levels,
+            for images whose test split was taken otherwise than the training split; "none".
         ema_decay: Decay of the running mean of the weights that is measured and saved; 0: none.
         validation_fraction: Share of the training images, by group, held out for measuring.
         seed: Of the weights, the pairs, the mirroring and the validation split.
@@ -197,7 +198,7 @@ class TrainOptions:
         _choice("schedule", self.schedule, ("cosine", "halving", "constant"))
         _choice("precision", self.precision, ("fp32", "bf16"))
         _choice("labels", self.labels, ("folder", "classifier"))
-        _choice("augment", self.augment, ("none", "flip", "dihedral"))
+        _choice("augment", self.augment, _AUGMENTS)
         _number("ema_decay", self.ema_decay, 0.0, 0.999999)
         _number("validation_fraction", self.validation_fraction, 0.0, 0.9, above=True)
         _integer("seed", self.seed, 0, 2**63 - 1)
@@ -242,8 +243,6 @@ class ClassifierOptions:
         learning_rate: AdamW's rate at the start; a cosine takes it to zero.
         weight_decay: AdamW's weight decay.
         augment: As in `TrainOptions`; images are also shifted by up to a sixteenth of their side.
-            "strong" turns, scales, shifts, mirrors and blurs them and changes their grey levels:
-            for images whose test split was taken otherwise than the training split.
         patience: Epochs without a better validation result before training ends.
         validation_fraction: Share of the training images, by group, held out.
         seed: Of weights, order, augmentation and the validation split.
@@ -261,7 +260,7 @@ class ClassifierOptions:
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    augment: ClassifierAugment = "flip"
+    augment: Augment = "flip"
     patience: int = 20
     validation_fraction: float = 0.1
     seed: int = 0
@@ -288,7 +287,7 @@ class ClassifierOptions:
         _number("learning_rate", self.learning_rate, 0.0, 1.0, above=True)
         _number("weight_decay", self.weight_decay, 0.0, 1.0)
         _number("validation_fraction", self.validation_fraction, 0.0, 0.9, above=True)
-        _choice("augment", self.augment, ("none", "flip", "dihedral", "strong"))
+        _choice("augment", self.augment, _AUGMENTS)
         _integer("seed", self.seed, 0, 2**63 - 1)
 
 

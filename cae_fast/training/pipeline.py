@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training images: splits, decoded pixels, mirrored batches, and pairs of different classes.
+"""Training images: splits, decoded pixels, and pairs of different classes.
 
 What a step sees is a function of (seed, step, process) alone, so that a resumed run goes on with
 the same batches.
@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from torch import Tensor
 from ..data import ImageDataset
 from ..errors import CAEError, ImageDecodeError
 from ..images import iter_batches, load_images
-
-if TYPE_CHECKING:
-    from .options import Augment
 
 _LEVELS = 32767.0  # int16 holds [-1, 1] finely enough for 16-bit images
 _PROBED = 32
@@ -166,27 +163,6 @@ def available_memory() -> int:
     except (OSError, ValueError, IndexError):
         pass
     return 4 * 1024**3
-
-
-def augmented(images: Tensor, augment: Augment, rng: np.random.Generator) -> Tensor:
-    """Mirrors (and turns) each image at random; [N, C, S, S] to the same shape.
-
-    Args:
-        images: The images; not changed.
-        augment: "none", "flip" or "dihedral".
-        rng: Draws one number per image.
-    """
-    if augment == "none":
-        return images
-    kinds = rng.integers(0, 2 if augment == "flip" else 8, size=len(images))
-    result = torch.empty_like(images)
-    for kind in range(8):
-        chosen = torch.from_numpy(np.flatnonzero(kinds == kind))
-        if len(chosen):
-            part = images[chosen]
-            part = part.flip(3) if kind & 1 else part
-            result[chosen] = torch.rot90(part, kind >> 1, (2, 3))
-    return result
 
 
 class PairSampler:

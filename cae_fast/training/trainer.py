@@ -21,6 +21,7 @@ from ..errors import CAEError
 from ..files import check_output_directory
 from ..model import CAE, CAEConfig
 from . import judges
+from .augmentation import augmented
 from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from .critic import Critic, load_critic, train_critic
 from .devices import choose_device
@@ -33,7 +34,6 @@ from .pipeline import (
     ImageStore,
     LabelledImages,
     PairSampler,
-    augmented,
     probe_channels,
     read_splits,
 )

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from ..errors import CAEError
 from ..networks import ClassEncoder, ReflectConv
+from .augmentation import varied
 from .checkpoint import load_checkpoint, save_checkpoint
-from .classifier import balanced_order, shifted
+from .classifier import balanced_order
 from .losses import code_logits
 from .options import TrainOptions
-from .pipeline import LabelledImages, augmented
+from .pipeline import LabelledImages
 
 _BATCH = 32
 _RATE = 2e-3
@@ -144,8 +145,7 @@ def _one_cycle(
         indices, order = order[:_BATCH], order[_BATCH:]
         if len(indices) < 2:  # batch statistics need two images
             continue
-        images = augmented(train.store.images(indices), options.augment, rng)
-        images = shifted(images, images.shape[3] // 16, rng).to(device)
+        images = varied(train.store.images(indices), options.augment, rng).to(device)
         target = torch.from_numpy(train.labels[indices]).to(device)
         logits = code_logits(network(images), num_classes)
         loss = F.cross_entropy(logits, target, label_smoothing=_LABEL_SMOOTHING)
