@@ -28,9 +28,11 @@ onnxruntime = pytest.importorskip("onnxruntime")
 # These need torch.
 from cae_fast.training import ClassifierFiles, train, train_classifier  # noqa: E402
 from cae_fast.training.augmentation import shifted  # noqa: E402
+from cae_fast.training.classifier import fit_classifier  # noqa: E402
 from cae_fast.training.classifier_export import write_onnx, write_pt2  # noqa: E402
 from cae_fast.training.classifier_network import ResidualClassifier  # noqa: E402
 from cae_fast.training.critic import load_critic  # noqa: E402
+from cae_fast.training.pipeline import ImageStore, LabelledImages, read_splits  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -105,6 +107,25 @@ def test_same_seed_gives_the_same_network(data: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(logits[0], logits[1])
 
 
+def test_noise_is_drawn_for_each_image_anew(data: Path, tmp_path: Path) -> None:
+    splits = read_splits(data, 0.2, 0)
+    train, held = (
+        LabelledImages(ImageStore(part, 16, 1), part.labels)
+        for part in (splits.train, splits.validation)
+    )
+    first = []
+    for most in (0.0, 0.5):
+        seen: list[torch.Tensor] = []
+        network = ResidualClassifier(1, 3, 4)
+        network.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0].clone()))
+        how = options(data, tmp_path / "c.pt2", noise=most, epochs=1)
+        fit_classifier(network, how, train, held, 3, lambda *_: None)
+        first.append(seen[0])
+    deviation = (first[1] - first[0]).std(dim=(1, 2, 3))
+    assert ((deviation > 0) & (deviation < 0.6)).all()
+    assert deviation.max() > 2 * deviation.min()
+
+
 def test_existing_files_are_kept_unless_told_otherwise(
     data: Path, trained: ClassifierFiles, tmp_path: Path
 ) -> None:
@@ -148,6 +169,8 @@ def test_progress_reports_each_epoch_and_training_stops_early(data: Path, tmp_pa
             "augment must be one of none, flip, dihedral, strong, got 'mirror'",
         ),
         ({"image_size": 4}, "image_size must be in"),
+        ({"noise": -0.1}, "noise must be in"),
+        ({"noise": float("nan")}, "noise must be in"),
     ],
 )
 def test_wrong_options_are_refused(overrides: dict[str, Any], message: str) -> None:

@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 from training_cases import tiny_folder, tiny_options  # noqa: E402
 
 from cae_fast.networks import CAEModule, ClassEncoder  # noqa: E402
-from cae_fast.training import critic, train, warmup  # noqa: E402
+from cae_fast.training import ClassifierOptions, critic, train, warmup  # noqa: E402
 from cae_fast.training.pipeline import ImageStore, LabelledImages, read_splits  # noqa: E402
 from cae_fast.training.warmup import (  # noqa: E402
     NormedEncoder,
@@ -131,9 +131,9 @@ def test_a_critic_that_is_not_good_enough_has_a_second_lesson(
     taught: list[float] = []
     fit = critic.fit_classifier
 
-    def counted(*args: Any, noise: float) -> None:
-        taught.append(noise)
-        fit(*args, noise=noise)
+    def counted(network: Any, how: ClassifierOptions, *args: Any) -> None:
+        taught.append(how.noise)
+        fit(network, how, *args)
 
     monkeypatch.setattr(critic, "fit_classifier", counted)
     data = tiny_folder(tmp_path / "data")

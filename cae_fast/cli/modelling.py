@@ -98,6 +98,10 @@ def train_classifier(
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Rate of AdamW at the start.")] = 2e-3,
     augment: Annotated[str, typer.Option(help="none, flip, dihedral or strong.")] = "flip",
+    noise: Annotated[
+        float, typer.Option(help="Most noise added to images (standard deviation; range 2).")
+    ] = 0.0,
+    patience: Annotated[int, typer.Option(help="Epochs without a better result, at most.")] = 20,
     seed: Annotated[int, typer.Option(help="Of weights, order and the split.")] = 0,
     device: Device = "auto",
     overwrite: Annotated[

@@ -115,6 +115,7 @@ def train_classifier(
             "epochs": options.epochs,
             "width": options.width,
             "augment": options.augment,
+            "noise": options.noise,
             "torch": torch.__version__,
         },
     }
@@ -143,19 +144,16 @@ def fit_classifier(
     held: LabelledImages,
     num_classes: int,
     progress: ClassifierProgress | None,
-    *,
-    noise: float = 0.0,
 ) -> None:
     """Trains a network with early stopping and leaves the best weights in it, in eval mode.
 
     Args:
         network: On the device to train on.
-        options: Rates, epochs, augmentation; not its files.
+        options: Rates, epochs, augmentation, noise; not its files.
         train: Training images.
         held: Held-out images.
         num_classes: K.
         progress: As in `train_classifier`.
-        noise: Largest standard deviation of noise added to the images, drawn for each anew.
 
     Raises:
         CAEError: The loss became NaN or infinite.
@@ -183,8 +181,8 @@ def fit_classifier(
                 schedule.step()
                 continue
             images = varied(store.images(indices), options.augment, rng)
-            if noise:
-                images = images + _noise(images.shape, noise, rng)
+            if options.noise:
+                images = images + _noise(images.shape, options.noise, rng)
             images = images.to(device)
             target = torch.from_numpy(labels[indices]).to(device)
             loss = F.cross_entropy(network(images), target, label_smoothing=_LABEL_SMOOTHING)

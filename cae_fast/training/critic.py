@@ -191,10 +191,11 @@ def train_critic(
             epochs=epochs,
             patience=epochs,
             augment=options.augment,
+            noise=noise,
             seed=options.seed + 1,
             quiet=True,
         )
-        network, reached = _taught(how, noise, train, held, channels, len(class_names), device)
+        network, reached = _taught(how, train, held, channels, len(class_names), device)
         if reached > best:
             best, kept = reached, network
         if best >= _ENOUGH:
@@ -213,7 +214,6 @@ def train_critic(
 
 def _taught(
     how: ClassifierOptions,
-    noise: float,
     train: LabelledImages,
     held: LabelledImages,
     channels: int,
@@ -229,5 +229,5 @@ def _taught(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
         network = ResidualClassifier(channels, num_classes, how.width).to(device)
-        fit_classifier(network, how, train, held, num_classes, follow, noise=noise)
+        fit_classifier(network, how, train, held, num_classes, follow)
     return network, best[0]

@@ -243,6 +243,8 @@ class ClassifierOptions:
         learning_rate: AdamW's rate at the start; a cosine takes it to zero.
         weight_decay: AdamW's weight decay.
         augment: As in `TrainOptions`; images are also shifted by up to a sixteenth of their side.
+        noise: Largest standard deviation of noise added to the images, drawn for each anew; the
+            range of pixels is 2.
         patience: Epochs without a better validation result before training ends.
         validation_fraction: Share of the training images, by group, held out.
         seed: Of weights, order, augmentation and the validation split.
@@ -261,6 +263,7 @@ class ClassifierOptions:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     augment: Augment = "flip"
+    noise: float = 0.0
     patience: int = 20
     validation_fraction: float = 0.1
     seed: int = 0
@@ -288,6 +291,7 @@ class ClassifierOptions:
         _number("weight_decay", self.weight_decay, 0.0, 1.0)
         _number("validation_fraction", self.validation_fraction, 0.0, 0.9, above=True)
         _choice("augment", self.augment, _AUGMENTS)
+        _number("noise", self.noise, 0.0, 2.0)
         _integer("seed", self.seed, 0, 2**63 - 1)
 
 

@@ -191,7 +191,7 @@ class _Run:
 
     def _say(self, text: str) -> None:
         if not self.options.quiet:
-            print(text)
+            print(text, flush=True)
 
     def train(self, progress: TrainProgress | None) -> Path:
         options, state = self.options, self.state
