@@ -83,6 +83,17 @@ def test_an_onnx_classifier_is_compared_with_what_needs_no_gradients(
         assert Image.open(out / picture).size[0] > 300
 
 
+def test_images_of_some_classes_are_measured(work: Workspace, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    chosen = ("--methods", "cae", "--classes", "class 2, class 0", "--limit", "3", "--no-sanity")
+    done = cae_fast(*arguments(work, out, *chosen))
+    assert done.code == 0, done.err
+    with open(out / "images.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3
+    assert {row["label"] for row in rows} == {"class 0", "class 2"}
+
+
 def test_masks_that_do_not_match_are_named(work: Workspace, tmp_path: Path) -> None:
     first = sorted((work.data / "train").rglob("*.png"))[0].relative_to(work.data)
     target = tmp_path / "masks" / first
@@ -112,6 +123,8 @@ def test_masks_that_do_not_match_are_named(work: Workspace, tmp_path: Path) -> N
         (("--mean-k", "0"), "--mean-k must be at least 1"),
         (("--smooth-sigma", "-1"), "--smooth-sigma must be at least 0"),
         (("--limit", "0"), "--limit must be at least 1"),
+        (("--classes", "class 0,cat"), "unknown cat; known are class 0, class 1, class 2"),
+        (("--classes", ","), "unknown nothing"),
         (("--split", "test"), "test"),
     ],
 )

@@ -44,6 +44,9 @@ def evaluate(
         typer.Option(metavar="DIR", help="Masks by the images' paths; by default DATA's own."),
     ] = None,
     split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
+    classes: Annotated[
+        str | None, typer.Option(help="Only images of these classes, names with commas between.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="At most this many images, classes in turn.")
     ] = None,
@@ -110,7 +113,7 @@ def evaluate(
     network = CAE.load(model)
     dataset = ImageDataset.from_folder(data, split=None if split == "all" else split)
     agree({"model": network.config.class_names, "data": dataset.class_names}, error=CAEError)
-    dataset = _limited(dataset, limit)
+    dataset = _limited(_of_classes(dataset, classes), limit)
     found_masks = load_masks(dataset, network.config.image_size, masks)
     if bank is not None:
         codes, known = CodeBank.load(bank), ImageDataset.from_folder(data)
@@ -183,6 +186,23 @@ def _method_names(text: str) -> tuple[str, ...]:
             f"--methods: unknown {', '.join(unknown) or 'nothing'}; known are {', '.join(METHODS)}"
         )
     return names
+
+
+def _of_classes(dataset: ImageDataset, text: str | None) -> ImageDataset:
+    """The images of the classes named."""
+    import numpy as np
+
+    if text is None:
+        return dataset
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in dataset.class_names]
+    if unknown or not names:
+        raise ValueError(
+            f"--classes: unknown {', '.join(unknown) or 'nothing'}; known are "
+            f"{', '.join(dataset.class_names)}"
+        )
+    wanted = [dataset.class_names.index(name) for name in names]
+    return dataset.subset(np.flatnonzero(np.isin(dataset.labels, wanted)))
 
 
 def _limited(dataset: ImageDataset, limit: int | None) -> ImageDataset:
