@@ -156,8 +156,8 @@ bool conv_paths_agree(int device, int32_t cluster, ConvLauncher launch) {
 }
 
 ConvChoice choose_conv(int device) {
-  // Not "auto" as long as the wgmma path has never run on a GPU: a barrier that hangs there alone
-  // would hang the check too.
+  // Not "auto" as long as the wgmma path has never run on a GPU: a barrier that never comes there
+  // alone would end the check, and with it the process's CUDA context.
   const std::string path = environment("CAE_GPU_CONV", "portable");
   const std::string cluster = environment("CAE_GPU_CLUSTER", "2");
   CAE_CHECK(path == "auto" || path == "portable" || path == "wgmma",
