@@ -45,6 +45,27 @@ def test_a_batch_is_searched_as_from_the_host(
     assert found.status[3] == "rejected"
 
 
+@pytest.mark.parametrize("conv", ["portable", "wgmma"])
+def test_launches_of_a_search_may_overlap(
+    world: World, conv: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoders, bank, rounds and maps: the same bits, and all kernels wait for those before."""
+    monkeypatch.setenv("CAE_GPU_CONV", conv)
+    asked: dict[str, Any] = {"tolerance": 1 / 16, "k": 2}
+    found = []
+    for overlap in ("0", "1"):
+        monkeypatch.setenv("CAE_GPU_OVERLAP", overlap)
+        explainer = world.explainer(bank=world.bank(), backend="cuda", device="emu", max_batch=5)
+        assert isinstance(explainer.backend, CudaBackend)
+        module: Any = explainer.backend.module
+        module.reset_launch_counts()
+        found.append(explainer.explain(world.images[:3], **asked))
+        for name, count in module.launch_counts().items():
+            assert count["overlapped"] == (count["launches"] if overlap == "1" else 0), name
+    assert {"NearestJob", "FlipCommitParams", "SaliencyParams"} <= set(module.launch_counts())
+    assert_same(*found)
+
+
 def test_one_image_is_searched_several_points_at_a_time(
     world: World, gpu: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ struct FlipBuffers {
   int32_t* path_step = nullptr;   // [N][max_points], in the order asked for
   float* path_logits = nullptr;   // [N][max_points][K]; NaN where the picture is not finite
   float* logits_counterfactual = nullptr;  // [N][K] of the reported point; NaN without one
+  bool overlap = false;                    // LaunchOptions, of all four kernels
 };
 
 struct FlipBeginParams {

@@ -184,4 +184,11 @@ ConvChoice choose_conv(int device) {
   return choice;
 }
 
+bool choose_overlap(int device) {
+  // Not 1 as long as no overlapping launch has run on a GPU.
+  const std::string overlap = environment("CAE_GPU_OVERLAP", "0");
+  CAE_CHECK(overlap == "0" || overlap == "1", "CAE_GPU_OVERLAP must be 0 or 1, got ", overlap);
+  return overlap == "1" && kernels_wait(device);
+}
+
 }  // namespace cae::gpu

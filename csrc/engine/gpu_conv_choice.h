@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which of the two paths convolves on a GPU.
+// How kernels run on a GPU where there is a choice: which of two paths convolves, and whether
+// launches overlap.
 #pragma once
 
 #include "cuda/conv_tile_cuda.h"
@@ -18,6 +19,11 @@ struct ConvChoice {
 /// std::invalid_argument where that cannot run and std::runtime_error where the paths disagree.
 /// CAE_GPU_CLUSTER=1, 2 or 4 blocks that share their weights.
 ConvChoice choose_conv(int device);
+
+/// Whether kernels start while the one before them ends (LaunchOptions::overlap): not unless
+/// CAE_GPU_OVERLAP=1, and then where kernels_wait(). Throws std::invalid_argument for other than 0
+/// or 1.
+bool choose_overlap(int device);
 
 using ConvLauncher = void (*)(const cuda::ConvParams&, Stream);
 

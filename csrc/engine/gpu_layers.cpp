@@ -66,6 +66,7 @@ void run_conv(const GpuConv& conv, const LayerInput& input, const LayerOutput& o
     merge.counts = conv.moments.counts;
     merge.merged = output.merged;
     merge.active = input.active;
+    merge.overlap = p.overlap;
     cuda::merge_moments(merge, queue);
   }
 }

@@ -149,6 +149,7 @@ GpuConv GpuNetwork::make_conv(ConvKind kind, ConvEpilogue epilogue, const Weight
   p.out_channels = packed.out_channels;
   p.real_channels = packed.real_channels;
   p.cluster = choice.cluster;
+  p.overlap = overlap;
   if (kind != ConvKind::kImage7x7) {
     p.path = choice.path;
   }
@@ -244,6 +245,7 @@ GpuNetwork build_gpu_network(const NetworkConfig& config, const WeightMap& weigh
   GpuNetwork network;
   network.config = config;
   network.device = device;
+  network.overlap = choose_overlap(device);
   network.make_class_encoder(weights);
   for (const ConvSpec& spec : individual_specs(config)) {
     const ConvKind kind =

@@ -42,6 +42,7 @@ struct GpuLinear {
 struct GpuNetwork {
   NetworkConfig config;
   int device = 0;
+  bool overlap = false;                    // launches, see choose_overlap()
   std::vector<GpuConv> class_convs;        // conv0 .. conv4
   std::vector<GpuConv> individual_convs;   // conv0 .. conv2
   std::vector<GpuConv> individual_blocks;  // two per block
@@ -71,6 +72,7 @@ struct GpuNetwork {
     buffers_.emplace_back(device, values.size() * sizeof(T));
     copy_to_device(buffers_.back().data(), values.data(), values.size() * sizeof(T), nullptr);
     synchronize(nullptr);  // `values` may go
+    buffers_.back().seal();
     return buffers_.back().template as<const T>();
   }
   GpuConv make_conv(cuda::ConvKind kind, cuda::ConvEpilogue epilogue, const WeightMap& weights,

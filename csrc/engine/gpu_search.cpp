@@ -34,6 +34,8 @@ DeviceBank::DeviceBank(int device, const float* bank_codes, const int32_t* bank_
   copy_to_device(codes.data(), bank_codes, code_bytes, nullptr);
   copy_to_device(classes.data(), bank_classes, class_bytes, nullptr);
   synchronize(nullptr);
+  codes.seal();
+  classes.seal();
 }
 
 GpuSearch::GpuSearch(std::shared_ptr<GpuEngine> engine, const SearchPlan& plan,
@@ -54,6 +56,7 @@ GpuSearch::GpuSearch(std::shared_ptr<GpuEngine> engine, const SearchPlan& plan,
   flips_.images = plan_.images;
   flips_.slots = flips.slots;
   flips_.max_points = flips.points;
+  flips_.overlap = engine_->network().overlap;
   Bump counter(nullptr);
   plan_memory(counter);
   memory_ = DeviceBuffer(engine_->device(), counter.used());
@@ -180,6 +183,7 @@ void GpuSearch::begin(const float* logits, bool given, Stream queue) {
     nearest.ends = ends_;
     nearest.missing = missing_;
     nearest.workspace = nearest_workspace_;
+    nearest.overlap = flips_.overlap;
     cuda::nearest_codes(nearest, queue);
   }
   join_paths(given, queue);
@@ -213,6 +217,7 @@ void GpuSearch::write_codes(int64_t rows, const int32_t* image_index, const int3
   params.image_index = image_index;
   params.step = step;
   params.codes = codes;
+  params.overlap = flips_.overlap;
   cuda::path_codes(params, queue);
 }
 
@@ -306,6 +311,7 @@ void GpuSearch::finish(Stream queue) {
   params.difference = difference_;
   params.saliency = saliency_;
   params.workspace = saliency_workspace_;
+  params.overlap = flips_.overlap;
   cuda::difference_saliency(params, queue);
 }
 

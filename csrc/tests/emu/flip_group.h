@@ -171,6 +171,7 @@ inline GroupResult FlipGroup::on_device(int32_t& rounds_used) const {
   b.path_step = path_step.data();
   b.path_logits = path_logits.data();
   b.logits_counterfactual = logits_counterfactual.data();
+  b.overlap = true;  // the emulator is strictest then
   cuda::FlipBeginParams begin;
   begin.buffers = b;
   begin.logits_source = source_logits.data();
