@@ -54,6 +54,7 @@ STEPS = (
     Step("tests", ("run_tests.py",), 120),
     Step("speed", ("speed.py",), 130, 20),
     Step("layers", ("layers.py",), 45),
+    Step("tiles", ("tune.py", "--keep", "--image-size", "256"), 75, 20),
     Step("compiled", ("speed.py", "compiled"), 150, 40),
     Step("explain", ("explain.py",), 60),
     Step("sanitize", ("sanitize.py",), 75, 20),

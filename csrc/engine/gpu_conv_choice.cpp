@@ -120,15 +120,15 @@ bool close(const std::vector<float>& one, const std::vector<float>& other) {
   return true;
 }
 
-bool agree_once(int device, int32_t cluster) {
+ConvAgreement agree_once(int device, int32_t cluster) {
   static std::mutex mutex;
-  static std::map<std::pair<int, int32_t>, bool> known;
+  static std::map<std::pair<int, int32_t>, ConvAgreement> known;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = known.find({device, cluster});
   if (found != known.end()) {
     return found->second;
   }
-  const bool agree = conv_paths_agree(device, cluster);
+  const ConvAgreement agree = conv_paths_agree(device, cluster);
   known[{device, cluster}] = agree;
   return agree;
 }
@@ -140,18 +140,19 @@ std::string environment(const char* name, const char* usual) {
 
 }  // namespace
 
-bool conv_paths_agree(int device, int32_t cluster, ConvLauncher launch) {
+ConvAgreement conv_paths_agree(int device, int32_t cluster, ConvLauncher launch) {
   const DeviceGuard guard(device);
   Trial trial(device, cluster);
   try {
     const std::vector<float> wanted = trial.run(cuda::ConvPath::kPortable, 64, launch);
-    return close(wanted, trial.run(cuda::ConvPath::kWgmma, 64, launch)) &&
-           close(wanted, trial.run(cuda::ConvPath::kWgmma, 128, launch));
+    const std::vector<float> narrow = trial.run(cuda::ConvPath::kWgmma, 64, launch);
+    const std::vector<float> wide = trial.run(cuda::ConvPath::kWgmma, 128, launch);
+    return {close(wanted, narrow) && close(wanted, wide), narrow == wide};
   } catch (const std::runtime_error&) {
     if (is_emulated()) {
       throw;  // a fault, to be seen
     }
-    return false;
+    return {};
   }
 }
 
@@ -175,12 +176,13 @@ ConvChoice choose_conv(int device) {
   if (!can || path == "portable") {
     return choice;
   }
-  const bool agree = agree_once(device, choice.cluster);
-  if (path == "wgmma" && !agree) {
+  const ConvAgreement agree = agree_once(device, choice.cluster);
+  if (path == "wgmma" && !agree.close) {
     throw std::runtime_error(
         "CAE_GPU_CONV=wgmma: on this GPU its convolutions differ from the portable ones");
   }
-  choice.path = agree ? cuda::ConvPath::kWgmma : cuda::ConvPath::kPortable;
+  choice.one_tile = !agree.same_bits;
+  choice.path = agree.close ? cuda::ConvPath::kWgmma : cuda::ConvPath::kPortable;
   return choice;
 }
 

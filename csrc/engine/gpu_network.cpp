@@ -153,6 +153,8 @@ GpuConv GpuNetwork::make_conv(ConvKind kind, ConvEpilogue epilogue, const Weight
   if (kind != ConvKind::kImage7x7) {
     p.path = choice.path;
   }
+  conv.tiles = tiles_of(tile_table(), p, conv.multiprocessors);
+  conv.one_tile = choice.one_tile && p.path == cuda::ConvPath::kWgmma;
   p.weights = keep(packed.weights);
   if (bias != nullptr) {
     p.bias = keep(pad_bias(conv, bias));

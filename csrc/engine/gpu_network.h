@@ -8,6 +8,7 @@
 #include "cuda/conv_pack.h"
 #include "cuda/conv_tile_cuda.h"
 #include "cuda/gpu_runtime.h"
+#include "engine/gpu_tiles.h"
 #include "engine/network_spec.h"
 
 namespace cae::gpu {
@@ -26,6 +27,8 @@ struct GpuConv {
   LayerMoments moments;
   std::vector<float> scale;  // of each stored output, see conv_pack.h
   int multiprocessors = 1;   // of the GPU
+  std::vector<TileStep> tiles;
+  bool one_tile = false;  // whatever the rows: see ConvChoice
 
   /// Halves that one row of the output takes.
   int64_t out_numel() const;
