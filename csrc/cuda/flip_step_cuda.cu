@@ -288,8 +288,8 @@ void check_buffers(const FlipBuffers& b) {
   const search::FlipPlan plan = search::plan_flips(b.rules);
   CAE_CHECK(b.rules.num_classes >= 1, "num_classes must be at least 1, got ", b.rules.num_classes);
   CAE_CHECK(b.images > 0, "images must not be negative, got ", b.images);
-  CAE_CHECK(b.slots >= plan.slots, "the rules need ", plan.slots, " slots per image, got ",
-            b.slots);
+  const int32_t slots = b.round < 0 ? plan.slots : search::round_slots(b.rules, b.round);
+  CAE_CHECK(b.slots >= slots, "the rules need ", slots, " slots per image, got ", b.slots);
   CAE_CHECK(b.max_points >= plan.points, "the rules need room for ", plan.points,
             " points per image, got ", b.max_points);
   CAE_CHECK(static_cast<int64_t>(b.images) * b.slots <= INT32_MAX, "too many slots: ", b.images,

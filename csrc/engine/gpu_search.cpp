@@ -193,7 +193,7 @@ void GpuSearch::begin(const float* logits, bool given, Stream queue) {
   if (whole_grid_) {
     make_table(int64_t{plan_.images} * (plan_.rules.grid + 1), nullptr, nullptr, queue);
   }
-  cuda::flip_points(flips_, queue);
+  cuda::flip_points(in_round(0), queue);
 }
 
 /// Each path begins at the image's own code and, where a bank was asked, ends at its exemplars'.
@@ -228,11 +228,14 @@ void GpuSearch::make_table(int64_t rows, const int32_t* image_index, const int32
 }
 
 int32_t GpuSearch::round_points(int32_t round) const {
-  const search::FlipRules& rules = plan_.rules;
-  if (plan_.images > 1 || round == 0 || rules.coarse_batch <= rules.coarse) {
-    return plan_.images * flips_.slots;
-  }
-  return rules.method == search::FlipMethod::kMargin ? 1 : (1 << rules.depth) - 1;
+  return plan_.images * search::round_slots(plan_.rules, round);
+}
+
+cuda::FlipBuffers GpuSearch::in_round(int32_t round) const {
+  cuda::FlipBuffers flips = flips_;
+  flips.round = round;
+  flips.slots = search::round_slots(plan_.rules, round);
+  return flips;
 }
 
 void GpuSearch::place(int32_t round, Stream queue) {
@@ -275,25 +278,25 @@ void GpuSearch::decode(int32_t round, Stream queue) {
   }
 }
 
-void GpuSearch::step(const void* logits, bool half, Stream queue) {
+void GpuSearch::step(int32_t round, const void* logits, bool half, Stream queue) {
   const DeviceGuard guard(engine_->device());
   const NetworkConfig& config = engine_->config();
   cuda::FlipStepParams step;
-  step.buffers = flips_;
+  step.buffers = in_round(round);
   step.logits = logits;
   step.half_logits = half;
   step.finite = finite_;
   step.tiles = tiles_;
   cuda::flip_step(step, queue);
   cuda::FlipCommitParams commit;
-  commit.buffers = flips_;
+  commit.buffers = step.buffers;
   commit.values = config.image_numel();
   commit.decoded = points_;
   commit.inputs = images_;
   commit.counterfactual = counterfactual_;
   commit.reconstruction = reconstruction_;
   cuda::flip_commit(commit, queue);
-  cuda::flip_points(flips_, queue);
+  cuda::flip_points(in_round(round + 1), queue);
 }
 
 void GpuSearch::finish(Stream queue) {
