@@ -233,6 +233,39 @@ def test_channels_that_are_nearly_dead_do_not_overflow(gpu: str, size: float) ->
     assert relative_error(decoded, exact.decode(individual, expected, rows)) < LIMIT
 
 
+@pytest.mark.parametrize("conv", ["portable", "auto"])
+def test_launches_may_overlap(conv: str, gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, with the same bits; each kernel waits, or the emulator would say so."""
+    model = toy_model(channels=24, in_channels=3)
+    images = random_images(model.config, 3)
+    index, step = np.array([2, 0, 1], np.int32), np.array([3, 0, 8], np.int32)
+    monkeypatch.setenv("CAE_GPU_CONV", conv)
+    results = []
+    for overlap, arch in (("0", "90"), ("1", "90"), ("1", "80")):
+        monkeypatch.setenv("CAE_GPU_OVERLAP", overlap)
+        monkeypatch.setenv("CAE_EMU_ARCH", arch)
+        backend = make(model, gpu)
+        assert isinstance(backend, CudaBackend)
+        module: Any = backend.module
+        if gpu == "emu":
+            module.reset_launch_counts()
+        individual, codes = backend.encode(images)
+        lines = np.stack([codes, codes + 1], axis=1)
+        decoded = backend.session(individual, lines, 8).decode(index, step)
+        again = backend.decode(individual, codes, index)
+        results.append([to_numpy(individual), codes, to_numpy(decoded), to_numpy(again)])
+        if gpu == "emu":
+            overlapping = overlap == "1" and arch == "90"
+            assert backend.engine.overlap == overlapping
+            for name, count in module.launch_counts().items():
+                assert count["overlapped"] == (count["launches"] if overlapping else 0), name
+    for got, plain in zip(results[1], results[0], strict=True):
+        np.testing.assert_array_equal(got, plain)
+    monkeypatch.setenv("CAE_GPU_OVERLAP", "2")
+    with pytest.raises(ValueError, match="CAE_GPU_OVERLAP must be 0 or 1, got 2"):
+        make(model, gpu)
+
+
 def test_every_kind_of_gpu_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the shared memory of each; blocks may be wider or narrower, what comes out is not.
 

@@ -45,6 +45,27 @@ def test_a_batch_is_searched_as_from_the_host(
     assert found.status[3] == "rejected"
 
 
+@pytest.mark.parametrize("conv", ["portable", "wgmma"])
+def test_launches_of_a_search_may_overlap(
+    world: World, conv: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoders, bank, rounds and maps: the same bits, and all kernels wait for those before."""
+    monkeypatch.setenv("CAE_GPU_CONV", conv)
+    asked: dict[str, Any] = {"tolerance": 1 / 16, "k": 2}
+    found = []
+    for overlap in ("0", "1"):
+        monkeypatch.setenv("CAE_GPU_OVERLAP", overlap)
+        explainer = world.explainer(bank=world.bank(), backend="cuda", device="emu", max_batch=5)
+        assert isinstance(explainer.backend, CudaBackend)
+        module: Any = explainer.backend.module
+        module.reset_launch_counts()
+        found.append(explainer.explain(world.images[:3], **asked))
+        for name, count in module.launch_counts().items():
+            assert count["overlapped"] == (count["launches"] if overlap == "1" else 0), name
+    assert {"NearestJob", "FlipCommitParams", "SaliencyParams"} <= set(module.launch_counts())
+    assert_same(*found)
+
+
 def test_one_image_is_searched_several_points_at_a_time(
     world: World, gpu: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +127,42 @@ def test_modulation_is_made_at_once(
     stepped = on_host(explainer, monkeypatch, world.images[:count], **asked)
     for name in set(FIELDS) - {"evaluations"}:
         np.testing.assert_array_equal(getattr(found, name), getattr(stepped, name), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("rules", "wanted"),
+    [
+        ({"depth": 2}, [15, 9, 9]),
+        ({"depth": 2, "grid": 32}, [15, 9, 3]),
+        ({"method": "margin"}, [15, 3, 3, 3, 3, 3]),
+        ({"depth": 2, "coarse_batch": 1, "grid": 4}, [3] * 5),
+    ],
+)
+def test_a_round_has_the_points_that_it_can_need(
+    world: World, rules: dict[str, Any], wanted: list[int]
+) -> None:
+    explainer = world.explainer(backend="cuda", device="emu")
+    assert isinstance(explainer.backend, CudaBackend)
+    module: Any = explainer.backend.module
+    asked = {"images": 3, "num_classes": 2, "grid": 64, **rules}
+    search = module.GpuSearch(explainer.backend.engine, None, **asked)
+    nobody = np.zeros(3, np.int32)
+    paths = np.stack([world.ends[:3], world.ends[:3]], axis=1)
+    search.set_inputs(world.images[:3], nobody + 1, np.ones(2, np.int32), nobody, paths)
+    search.begin(np.array([[1, 0]] * 3, np.float32), True)
+    counts = []
+    for i in range(search.rounds):
+        points = search.decode(i)
+        counts.append(len(points))
+        # The last point of each image, and of the scan, is of the target class.
+        logits = np.array([[1, 0]] * len(points), np.float32).reshape(3, -1, 2)
+        logits[:, -1] = [0, 1]
+        search.step(i, logits.reshape(-1, 2))
+    assert counts == wanted
+    found = search.result()
+    assert len(set(found["hi"])) == 1
+    if "coarse_batch" not in rules:  # where step 0 hits already
+        np.testing.assert_array_equal(found["lo"], found["hi"] - 1)
 
 
 def test_memory_and_plans_are_kept(world: World, gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -328,10 +328,14 @@ def test_paths_are_compared(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None
     assert tools.paths.wrong_in(found) == []
     assert found["wgmma, clusters of 2"]["image"] > 0  # added in another order
     assert found["wgmma, clusters of 4"] == found["wgmma, clusters of 1"]
+    assert found["portable, overlapping"] == {**found["portable"], "overlaps": True}
     assert os.environ["CAE_GPU_CONV"] == "auto"
-    assert "CAE_GPU_CLUSTER" not in os.environ
+    assert not {"CAE_GPU_CLUSTER", "CAE_GPU_OVERLAP"} & set(os.environ)
     found["wgmma, clusters of 1"] = {**found["portable"], "difference": float("nan")}
+    found["portable, overlapping"] = {**found["portable"], "same": False}
     assert tools.paths.wrong_in(found) == [
+        "portable, overlapping: overlaps False",
+        "portable, overlapping: other bits than at first",
         "wgmma, clusters of 1: took portable",
         "wgmma, clusters of 1: difference nan",
     ]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step: both paths of the convolutions side by side, on GPUs of compute capability 9.0.
 
-The portable path and warpgroups (wgmma) in clusters of 1, 2 and 4 blocks: how far their codes and
-images are apart, then decodes and encodes in alternating rounds. With GPU_CHECK_EMULATE=1 a small
-configuration is compared in the emulator; nothing is timed there.
+The portable path and warpgroups (wgmma) in clusters of 1, 2 and 4 blocks, and both with launches
+that overlap: how far their codes and images are apart, then decodes and encodes in alternating
+rounds. With GPU_CHECK_EMULATE=1 a small configuration is compared in the emulator; nothing is timed
+there.
 """
 
 from __future__ import annotations
@@ -22,20 +23,26 @@ from record import Recorder, first_line
 from cae_fast.model import CAE, CAEConfig
 from cae_fast.testing import random_images, relative_error
 
-#: What CAE_GPU_CONV and CAE_GPU_CLUSTER are for each.
+#: What CAE_GPU_CONV, CAE_GPU_CLUSTER and CAE_GPU_OVERLAP are for each.
 PATHS = {
-    "portable": ("portable", "2"),
-    "wgmma, clusters of 1": ("wgmma", "1"),
-    "wgmma, clusters of 2": ("wgmma", "2"),
-    "wgmma, clusters of 4": ("wgmma", "4"),
+    "portable": ("portable", "2", "0"),
+    "portable, overlapping": ("portable", "2", "1"),
+    "wgmma, clusters of 1": ("wgmma", "1", "0"),
+    "wgmma, clusters of 2": ("wgmma", "2", "0"),
+    "wgmma, clusters of 2, overlapping": ("wgmma", "2", "1"),
+    "wgmma, clusters of 4": ("wgmma", "4", "0"),
 }
+_VARIABLES = ("CAE_GPU_CONV", "CAE_GPU_CLUSTER", "CAE_GPU_OVERLAP")
+_OVERLAPPING = ", overlapping"
+#: How often each computes the same: what a kernel reads too early may be there by luck.
+_REPEATS = 1 if EMULATE else 25
 _RACES = (("decode", 1), ("decode", 4), ("decode", 64), ("encode", 1))
 
 
 @contextlib.contextmanager
 def choosing(name: str) -> Iterator[None]:
     """Engines that are made meanwhile take this path."""
-    wanted = dict(zip(("CAE_GPU_CONV", "CAE_GPU_CLUSTER"), PATHS[name], strict=True))
+    wanted = dict(zip(_VARIABLES, PATHS[name], strict=True))
     before = {key: os.environ.get(key) for key in wanted}
     os.environ.update(wanted)
     try:
@@ -49,27 +56,36 @@ def choosing(name: str) -> Iterator[None]:
 
 
 def compare(model: CAE, batch: int) -> dict[str, dict[str, Any]]:
-    """Distances of each path's class codes, images and differences of images to the portable's."""
+    """Distances of each path's class codes, images and differences of images to the portable's.
+
+    Where launches overlap, also whether all bits are those of the same path without.
+    """
     images = random_images(model.config, batch, seed=1)
     shape = (batch, *model.config.individual_shape)
     individual = np.random.default_rng(3).standard_normal(shape).astype(np.float32)
     codes = np.random.default_rng(2).standard_normal((2, batch, model.config.code_dim))
     rows = np.arange(batch, dtype=np.int32)
     outcome: dict[str, dict[str, Any]] = {}
-    first: list[Any] = []
+    results: dict[str, list[Any]] = {}
     for name in PATHS:
         with choosing(name):
             engine = engine_class()(model.config.to_dict(), dict(model.weights), max_batch=batch)
-        start, end = (
-            engine.decode(individual, code.astype(np.float32), rows).numpy() for code in codes
-        )
-        got = [engine.encode(images)[1].numpy(), end]
-        first = first or [*got, end - start]
+        same = True
+        for _ in range(_REPEATS):
+            start, end = (
+                engine.decode(individual, code.astype(np.float32), rows).numpy() for code in codes
+            )
+            got = [engine.encode(images)[1].numpy(), end, end - start]
+            wanted = results.setdefault(name.removesuffix(_OVERLAPPING), got)
+            same = same and all(map(np.array_equal, got, wanted))
+        first = results["portable"]
         outcome[name] = {
             "class_code": relative_error(got[0], first[0]),
             "image": relative_error(end, first[1]),
-            "difference": float(np.linalg.norm(end - start - first[2]) / np.linalg.norm(first[1])),
+            "difference": float(np.linalg.norm(got[2] - first[2]) / np.linalg.norm(first[1])),
             "taken": engine.conv_path,
+            "overlaps": engine.overlap,
+            "same": same,
         }
     return outcome
 
@@ -80,6 +96,10 @@ def wrong_in(outcome: dict[str, dict[str, Any]]) -> list[str]:
     for name, row in outcome.items():
         if row["taken"] != PATHS[name][0]:
             wrong.append(f"{name}: took {row['taken']}")
+        if row["overlaps"] != name.endswith(_OVERLAPPING):
+            wrong.append(f"{name}: overlaps {row['overlaps']}")
+        if not row["same"]:
+            wrong.append(f"{name}: other bits than at first")
         for key in ("class_code", "image", "difference"):
             if not row[key] < ALLOWED:  # NaN is not
                 wrong.append(f"{name}: {key} {row[key]:.2g}")

@@ -3,8 +3,10 @@
 // no host wait, so that the calls can be timed, and captured into a CUDA graph, beside PyTorch's.
 // gpu_check.sh builds it into a library; probe.py calls it. Functions return 0, or -1 with the
 // reason in probe_error().
+#include <algorithm>
 #include <cstdint>
 #include <exception>
+#include <iterator>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -12,12 +14,15 @@
 
 #include "core/check.h"
 #include "engine/gpu_engine.h"
+#include "engine/gpu_layers.h"
 
 namespace {
 
 using cae::gpu::Bump;
 using cae::gpu::DeviceBuffer;
+using cae::gpu::GpuConv;
 using cae::gpu::GpuEngine;
+using cae::gpu::LayerOutput;
 using cae::gpu::PathPoints;
 using cae::gpu::SharedImages;
 using cae::gpu::Stream;
@@ -86,6 +91,42 @@ struct Probe {
     engine.decode(shared, points, images, queue);
   }
 
+  const GpuConv& layer(int index) const {
+    CAE_CHECK(index >= 0 && index < kLayers, "layers are 0..", kLayers - 1, ", got ", index);
+    const cae::gpu::GpuNetwork& network = engine.network();
+    return index == 0 ? network.decoder_blocks[1]
+                      : network.upsamples[static_cast<size_t>(index - 1)];
+  }
+
+  /// One layer on what the last decode left, as it stands in the decoder.
+  void run_layer(int index, int64_t count, int32_t block_columns, Stream queue) {
+    check_count(count);
+    const cae::gpu::GpuNetwork& network = engine.network();
+    const cae::gpu::DecodeBuffers& buffers = engine.decode_buffers();
+    const GpuConv& before = index == 2 ? network.upsamples[0] : network.decoder_blocks[0];
+    const LayerOutput& input = index == 0   ? buffers.first
+                               : index == 1 ? buffers.second
+                                            : buffers.upsamples[0];
+    const LayerOutput& output = index == 0 ? buffers.second : buffers.upsamples[index - 1];
+    cae::cuda::ConvParams p = layer(index).params;
+    p.rows = static_cast<int32_t>(count);
+    p.block_columns = block_columns;
+    p.prologue =
+        index == 1 ? cae::cuda::ConvPrologue::kResidual : cae::cuda::ConvPrologue::kAffineRelu;
+    p.norm = cae::gpu::reading(before.moments.norm, input);
+    p.y = input.values;
+    p.stream_in = buffers.streams[0];
+    if (index > 0) {
+      p.ring_rows = buffers.ring_rows[index - 1];
+      p.ring_columns = buffers.ring_columns[index - 1];
+    }
+    p.out = output.values;
+    p.partials = output.parts;
+    cae::cuda::conv_tile(p, queue);
+  }
+
+  static constexpr int kLayers = 3;  // whose tile is chosen: of a block, both upsampling ones
+
   GpuEngine engine;
   DeviceBuffer memory;
   SharedImages shared;
@@ -149,4 +190,23 @@ PROBE_API int probe_hold(Probe* probe, const float* individual, int64_t count, S
 PROBE_API int probe_path(Probe* probe, const float* class_code, int64_t count, float* images,
                          Stream stream) {
   return guarded([&] { probe->decode(class_code, probe->first_image, count, images, stream); });
+}
+
+/// Layer `index` of those whose tile is chosen: kind, inputs, columns, height and width in `shape`.
+PROBE_API int probe_layer_shape(Probe* probe, int index, int64_t* shape) {
+  return guarded([&] {
+    const cae::cuda::ConvParams& p = probe->layer(index).params;
+    const int64_t sizes[] = {static_cast<int64_t>(p.kind), p.in_channels,
+                             cae::cuda::conv_columns(p.epilogue, p.out_channels), p.out_height,
+                             p.out_width};
+    std::copy(std::begin(sizes), std::end(sizes), shape);
+  });
+}
+
+/// That layer of `count` images in blocks of so many columns. A decode came before.
+PROBE_API int probe_layer(Probe* probe, int64_t count, int64_t index, int64_t block_columns,
+                          Stream stream) {
+  return guarded([&] {
+    probe->run_layer(static_cast<int>(index), count, static_cast<int32_t>(block_columns), stream);
+  });
 }

@@ -74,6 +74,16 @@ class Probe:
         """Points of the first held image: the first convolution is not repeated."""
         self._call("probe_path", code, len(code), images, stream)
 
+    def layer_shape(self, index: int) -> tuple[int, ...] | None:
+        """Kind, inputs, columns, height, width of a layer whose tile is chosen; None: no more."""
+        shape = (c_int64 * 5)()
+        refused = self._library.probe_layer_shape(c_void_p(self._handle), c_int(index), shape)
+        return None if refused else tuple(shape)
+
+    def layer(self, index: int, count: int, block_columns: int, stream: int) -> None:
+        """That layer of so many images, on what the last decode left, by tiles of that width."""
+        self._call("probe_layer", count, index, block_columns, stream)
+
     def _call(self, name: str, *arguments: Any) -> None:
         *given, stream = arguments
         values = [

@@ -193,6 +193,9 @@ void bind_gpu(py::module_& m) {
             return path == cae::cuda::ConvPath::kWgmma ? "wgmma" : "portable";
           },
           "What convolves: `portable`, or `wgmma` on compute capability 9.0 (CAE_GPU_CONV).")
+      .def_property_readonly(
+          "overlap", [](const GpuEngine& engine) { return engine.network().overlap; },
+          "Whether kernels start while the one before them ends (CAE_GPU_OVERLAP).")
       .def("encode", &encode, py::arg("images"), py::kw_only(), py::arg("stream") = 0,
            "Images [N, C, S, S] in [-1, 1] -> individual [N, 4w, S/4, S/4], class_code [N, D].")
       .def("encode_class", &encode_class, py::arg("images"), py::kw_only(), py::arg("stream") = 0,

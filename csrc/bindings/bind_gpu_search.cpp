@@ -245,7 +245,7 @@ void step(GpuSearch& search, int32_t round, const py::object& logits, const py::
   const DeviceArgument argument(logits, "logits", kDlFloat, search.engine().device(), queue);
   cae::check_shape(argument.shape(), "logits",
                    {search.round_points(round), search.plan().rules.num_classes});
-  without_gil([&] { search.step(argument.floats(), false, queue); });
+  without_gil([&] { search.step(round, argument.floats(), false, queue); });
 }
 
 /// Waits for the stream: how many images still have points to look at.
@@ -364,7 +364,8 @@ void bind_gpu_search(py::module_& m) {
             const int64_t slots = int64_t{s->plan().images} * s->slots();
             return view_of(s, s->points(), image_shape(*s, slots), s->queue());
           },
-          "Images [N slots, C, S, S] of the last round, whatever a classifier gets of them.")
+          "Images [N slots, C, S, S], the first of them those of the last round, whatever a "
+          "classifier gets of them.")
       .def_property_readonly("class_codes",
                              [](const std::shared_ptr<GpuSearch>& s) {
                                return view_of(s, s->class_codes(),

@@ -14,7 +14,7 @@ constexpr const char* kLaunchCountsDoc =
 
 Returns:
     dict from the name of a kernel's parameters to a dict of int:
-    launches, blocks;
+    launches, blocks; overlapped: of the launches, those that overlap the kernel before them;
     multiplies: warps' 16 x 8 x 16 products;
     matrix_loads, matrix_wavefronts: 8 x 8 matrices loaded, and the wavefronts it took: the same
     number where no banks conflict;
@@ -27,6 +27,7 @@ py::dict launch_counts() {
   for (const auto& [kernel, counts] : cae::emu::launch_counts()) {
     py::dict entry;
     entry["launches"] = counts.launches;
+    entry["overlapped"] = counts.overlapped;
     entry["blocks"] = counts.blocks;
     entry["multiplies"] = counts.multiplies;
     entry["matrix_loads"] = counts.matrix_loads;

@@ -13,6 +13,7 @@ constexpr int kHeadThreads = 256;
 constexpr int kMaxHeadChannels = 8192;  // means in 32 KiB of shared memory
 
 KERNEL void __launch_bounds__(kHeadThreads) class_head_kernel(const ClassHeadParams p) {
+  dev::pdl_launch();
   dev::pdl_wait();
   const int tid = dev::tid();
   const int lane = tid & 31;
@@ -55,7 +56,7 @@ void class_head(const ClassHeadParams& params, void* stream) {
   CAE_CHECK(params.code_dim >= 1 && params.parts >= 1,
             "code_dim and parts must be at least 1, got ", params.code_dim, " and ", params.parts);
   launch(class_head_kernel, Grid{params.rows, 1, 1}, kHeadThreads,
-         static_cast<uint32_t>(params.channels) * 4, stream, params);
+         static_cast<uint32_t>(params.channels) * 4, stream, params, {params.overlap});
 }
 
 }  // namespace cae::cuda

@@ -19,6 +19,7 @@ struct ClassHeadParams {
   const float* weight = nullptr;    // [code_dim][channels]
   const float* bias = nullptr;      // [code_dim]
   float* class_code = nullptr;      // [rows][code_dim]
+  bool overlap = false;             // LaunchOptions
 };
 
 /// class_code[d] = sum over c of weight[d][c] * mean[c] * unscale[c], plus bias[d], in float32, the

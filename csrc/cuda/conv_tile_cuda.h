@@ -80,6 +80,7 @@ struct ConvParams {
   ConvPath path = ConvPath::kPortable;  // results agree as sums in another order do
   int32_t cluster = 2;  // kWgmma: blocks that share their weights, 1, 2 or 4, where they divide the
                         // tiles, else fewer; the same results
+  bool overlap = false;  // LaunchOptions
 };
 
 CAE_HD constexpr int conv_tiles_across(int width) {

@@ -96,8 +96,11 @@ KERNEL void __launch_bounds__(Config::kThreads) conv_tile_kernel(const ConvParam
   using Shape = typename Config::Shape;
   constexpr bool kReplicate = kEpilogue == ConvEpilogue::kShuffle;
   const int slot = dev::bz();
-  if (p.active != nullptr && dev::load(p.active + slot) == 0) {
-    return;
+  if (p.active != nullptr) {
+    dev::pdl_wait();
+    if (dev::load(p.active + slot) == 0) {
+      return;
+    }
   }
   const int tid = dev::tid();
   const int lane = tid & 31;

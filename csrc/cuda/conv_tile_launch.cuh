@@ -30,7 +30,7 @@ void launch_config(const ConvParams& p, void* stream) {
   const uint32_t norm = kPrologue == ConvPrologue::kPlain ? 0 : norm_bytes(p.in_channels);
   launch(conv_tile_kernel<Config, kPrologue, kEpilogue>,
          Grid{conv_tiles(p.out_height, p.out_width), blocks, p.rows}, Config::kThreads,
-         Config::kNormAt + norm, stream, p);
+         Config::kNormAt + norm, stream, p, {p.overlap});
 }
 
 /// 3x3 and upsampling.

@@ -246,8 +246,11 @@ KERNEL void __launch_bounds__(Config::kBlockThreads, 1) conv_wgmma_kernel(const 
   using Shape = typename Config::Shape;
   constexpr bool kReplicate = kEpilogue == ConvEpilogue::kShuffle;
   const int slot = dev::bz();
-  if (p.active != nullptr && dev::load(p.active + slot) == 0) {
-    return;  // and with it the cluster, whose blocks are tiles of one row
+  if (p.active != nullptr) {
+    dev::pdl_wait();
+    if (dev::load(p.active + slot) == 0) {
+      return;  // and with it the cluster, whose blocks are tiles of one row
+    }
   }
   const int tid = dev::tid();
   const int warp = dev::uniform(tid >> 5);

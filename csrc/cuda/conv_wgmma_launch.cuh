@@ -17,6 +17,7 @@ void launch_wgmma(const ConvParams& p, void* stream) {
   const int blocks =
       conv_pieces(conv_columns(p.epilogue, p.out_channels)) / (kColumns / kConvColumns);
   LaunchOptions options;
+  options.overlap = p.overlap;
   for (options.cluster = p.cluster; tiles % options.cluster != 0;) {
     options.cluster /= 2;
   }

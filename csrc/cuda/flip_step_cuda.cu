@@ -93,6 +93,8 @@ KFN int32_t choose_target(const FlipBeginParams& p, const WarpRow& row, int32_t 
 }
 
 KERNEL void __launch_bounds__(32) flip_begin_kernel(const FlipBeginParams p) {
+  dev::pdl_launch();
+  dev::pdl_wait();
   const int lane = dev::tid();
   const int64_t image = dev::bx();
   const int32_t classes = p.buffers.rules.num_classes;
@@ -120,6 +122,8 @@ KERNEL void __launch_bounds__(32) flip_begin_kernel(const FlipBeginParams p) {
 
 /// One block: it counts the images without atomics.
 KERNEL void __launch_bounds__(kPointsThreads) flip_points_kernel(const FlipBuffers b) {
+  dev::pdl_launch();
+  dev::pdl_wait();
   const int tid = dev::tid();
   const int64_t slots = static_cast<int64_t>(b.images) * b.slots;
   for (int64_t slot = tid; slot < slots; slot += kPointsThreads) {
@@ -213,6 +217,8 @@ KFN int32_t slot_of_start(const search::FlipRules& rules, const FlipState& state
 
 template <class T>
 KERNEL void __launch_bounds__(32) flip_step_kernel(const FlipStepParams p) {
+  dev::pdl_launch();
+  dev::pdl_wait();
   const FlipBuffers& b = p.buffers;
   const int lane = dev::tid();
   const int64_t image = dev::bx();
@@ -251,6 +257,8 @@ KERNEL void __launch_bounds__(32) flip_step_kernel(const FlipStepParams p) {
 }
 
 KERNEL void __launch_bounds__(kCommitThreads) flip_commit_kernel(const FlipCommitParams p) {
+  dev::pdl_launch();
+  dev::pdl_wait();
   constexpr int64_t kBlockVectors = kCommitThreads * kCommitVectors;
   const int64_t vectors = p.values / 4;
   const int64_t parts = (vectors + kBlockVectors - 1) / kBlockVectors;
@@ -280,8 +288,8 @@ void check_buffers(const FlipBuffers& b) {
   const search::FlipPlan plan = search::plan_flips(b.rules);
   CAE_CHECK(b.rules.num_classes >= 1, "num_classes must be at least 1, got ", b.rules.num_classes);
   CAE_CHECK(b.images > 0, "images must not be negative, got ", b.images);
-  CAE_CHECK(b.slots >= plan.slots, "the rules need ", plan.slots, " slots per image, got ",
-            b.slots);
+  const int32_t slots = b.round < 0 ? plan.slots : search::round_slots(b.rules, b.round);
+  CAE_CHECK(b.slots >= slots, "the rules need ", slots, " slots per image, got ", b.slots);
   CAE_CHECK(b.max_points >= plan.points, "the rules need room for ", plan.points,
             " points per image, got ", b.max_points);
   CAE_CHECK(static_cast<int64_t>(b.images) * b.slots <= INT32_MAX, "too many slots: ", b.images,
@@ -295,7 +303,7 @@ void flip_begin(const FlipBeginParams& p, void* stream) {
     return;
   }
   check_buffers(p.buffers);
-  launch(flip_begin_kernel, Grid{p.buffers.images}, 32, 0, stream, p);
+  launch(flip_begin_kernel, Grid{p.buffers.images}, 32, 0, stream, p, {p.buffers.overlap});
 }
 
 void flip_points(const FlipBuffers& buffers, void* stream) {
@@ -303,7 +311,8 @@ void flip_points(const FlipBuffers& buffers, void* stream) {
     return;
   }
   check_buffers(buffers);
-  launch(flip_points_kernel, Grid{1}, kPointsThreads, kPointsThreads / 32 * 4, stream, buffers);
+  launch(flip_points_kernel, Grid{1}, kPointsThreads, kPointsThreads / 32 * 4, stream, buffers,
+         {buffers.overlap});
 }
 
 void flip_step(const FlipStepParams& p, void* stream) {
@@ -313,7 +322,7 @@ void flip_step(const FlipStepParams& p, void* stream) {
   check_buffers(p.buffers);
   CAE_CHECK(p.tiles >= 1, "tiles must be positive, got ", p.tiles);
   launch(p.half_logits ? flip_step_kernel<uint16_t> : flip_step_kernel<float>,
-         Grid{p.buffers.images}, 32, 0, stream, p);
+         Grid{p.buffers.images}, 32, 0, stream, p, {p.buffers.overlap});
 }
 
 void flip_commit(const FlipCommitParams& p, void* stream) {
@@ -326,7 +335,8 @@ void flip_commit(const FlipCommitParams& p, void* stream) {
   constexpr int64_t kBlockValues = kCommitThreads * kCommitVectors * 4;
   const int64_t blocks = (p.values + kBlockValues - 1) / kBlockValues * p.buffers.images * 2;
   CAE_CHECK(blocks <= INT32_MAX, "images are too large for one launch: ", p.values);
-  launch(flip_commit_kernel, Grid{static_cast<int>(blocks)}, kCommitThreads, 0, stream, p);
+  launch(flip_commit_kernel, Grid{static_cast<int>(blocks)}, kCommitThreads, 0, stream, p,
+         {p.buffers.overlap});
 }
 
 }  // namespace cae::cuda

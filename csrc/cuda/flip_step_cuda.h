@@ -26,11 +26,14 @@ constexpr int32_t kKeepNothing = -1;  // leaves what is there
 constexpr int32_t kKeepUnknown = -2;  // fills with NaN
 constexpr int32_t kKeepInput = -3;    // copies the input image
 
-/// Device memory of a search of N images with k slots each; slot = image * k + point.
+/// Device memory of a search of N images with k slots each; slot = image * k + point. Rounds may
+/// have another k each: flip_points, flip_step and flip_commit of a round are given the same.
 struct FlipBuffers {
   search::FlipRules rules{};            // valid, see search/flip_search_host.h
   int32_t images = 0;                   // N
-  int32_t slots = 0;                    // k, at least plan_flips(rules).slots
+  int32_t slots = 0;                    // k, at least round_slots(rules, round), or for any round
+                                        // plan_flips(rules).slots
+  int32_t round = -1;                   // that `slots` are of; -1: any
   int32_t max_points = 0;               // at least plan_flips(rules).points
   search::FlipState* states = nullptr;  // [N]. `evaluations` counts the reconstruction of an image
                                         // that is the target class already
@@ -45,6 +48,7 @@ struct FlipBuffers {
   int32_t* path_step = nullptr;   // [N][max_points], in the order asked for
   float* path_logits = nullptr;   // [N][max_points][K]; NaN where the picture is not finite
   float* logits_counterfactual = nullptr;  // [N][K] of the reported point; NaN without one
+  bool overlap = false;                    // LaunchOptions, of all four kernels
 };
 
 struct FlipBeginParams {

@@ -21,6 +21,10 @@ int multiprocessors(int device);
 /// 10 * major + minor.
 int compute_capability(int device);
 
+/// True where dev::pdl_wait() waits, so that launches may overlap: compute capability 9.0 or newer,
+/// and machine code for it in this build. What a driver makes of older PTX does not wait.
+bool kernels_wait(int device);
+
 class OutOfDeviceMemory : public std::bad_alloc {
  public:
   const char* what() const noexcept override { return "out of device memory"; }
@@ -56,6 +60,10 @@ class DeviceBuffer {
   }
   DeviceBuffer(const DeviceBuffer&) = delete;
   DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+
+  /// Says that nothing writes the memory from now on: it is there for every kernel, also before
+  /// dev::pdl_wait(). The emulator holds kernels to it.
+  void seal() const;
 
   void* data() const { return data_; }
   size_t bytes() const { return bytes_; }

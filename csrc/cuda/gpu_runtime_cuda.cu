@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The GPU's memory and streams, by the CUDA runtime.
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
 
 #include "cuda/gpu_runtime.h"
 #include "simt/cuda_check.cuh"
+#include "simt/simt.h"
 
 namespace cae::gpu {
 namespace {
@@ -26,6 +27,9 @@ class RelaxedCapture {
  private:
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
+
+/// Never launched: tells for which architecture the kernels were compiled that this GPU runs.
+KERNEL void __launch_bounds__(32) waiting_kernel() { dev::pdl_wait(); }
 
 }  // namespace
 
@@ -65,6 +69,16 @@ int compute_capability(int device) {
   CAE_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
   return 10 * major + minor;
 }
+
+bool kernels_wait(int device) {
+  const DeviceGuard guard(device);
+  cudaFuncAttributes attributes{};
+  CAE_CUDA_CHECK(
+      cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(&waiting_kernel)));
+  return attributes.ptxVersion >= 90;
+}
+
+void DeviceBuffer::seal() const {}
 
 void DeviceBuffer::release() noexcept {
   if (data_ != nullptr) {

@@ -40,6 +40,7 @@ struct SharedArcLength {
 };
 
 KERNEL void __launch_bounds__(kPathThreads) path_codes_kernel(const PathCodesParams p) {
+  dev::pdl_launch();
   dev::pdl_wait();
   const int64_t row = dev::bx();
   if (p.active != nullptr && dev::load(p.active + row) == 0) {
@@ -122,6 +123,7 @@ KFN void multiply_inputs(float (&sums)[kRows][4], const uint4 (&weight)[kLinearD
 
 template <int kRows>
 KERNEL void __launch_bounds__(kLinearThreads, 2) linear_kernel(const LinearParams p) {
+  dev::pdl_launch();
   const int blocks = (p.out + kLinearColumns - 1) / kLinearColumns;
   const int column0 = dev::bx() % blocks * kLinearColumns;
   const int64_t row0 = static_cast<int64_t>(dev::bx() / blocks) * kRows;
@@ -187,7 +189,7 @@ void launch_linear(const LinearParams& p, void* stream) {
   CAE_CHECK(blocks <= INT32_MAX, p.rows, " rows are too many for one launch");
   constexpr uint32_t kBytes = kRows * (kLinearSlice + kLinearWarps * kLinearColumns) * 4;
   launch(linear_kernel<kRows>, Grid{static_cast<int>(blocks), 1, 1}, kLinearThreads, kBytes, stream,
-         p);
+         p, {p.overlap});
 }
 
 }  // namespace
@@ -201,7 +203,7 @@ void path_codes(const PathCodesParams& params, void* stream) {
   CAE_CHECK(params.code_dim >= 1 && params.grid >= 1, "code_dim and grid must be at least 1, got ",
             params.code_dim, " and ", params.grid);
   launch(path_codes_kernel, Grid{params.rows, 1, 1}, kPathThreads,
-         16 + static_cast<uint32_t>(params.vertex_count) * 8, stream, params);
+         16 + static_cast<uint32_t>(params.vertex_count) * 8, stream, params, {params.overlap});
 }
 
 void linear(const LinearParams& params, void* stream) {

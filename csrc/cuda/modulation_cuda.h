@@ -18,6 +18,7 @@ struct PathCodesParams {
   const int32_t* step = nullptr;         // [rows], in [0, grid]; null: row % (grid + 1)
   const int32_t* active = nullptr;       // [rows], 0: nothing to do; null: all
   float* codes = nullptr;                // [rows][D]
+  bool overlap = false;                  // LaunchOptions
 };
 
 /// The points at t = step / grid, as ops/path_codes.h says, bit for bit as the CPU makes them.
@@ -34,6 +35,7 @@ struct LinearParams {
   const float* weight = nullptr;  // [in][out]: the transpose of what models store
   const float* bias = nullptr;    // [out]; null: 0
   float* y = nullptr;             // [rows][out]
+  bool overlap = false;           // LaunchOptions
 };
 
 /// y = x * weight + bias in float32. A row is summed in the same order whatever the other rows and

@@ -30,6 +30,7 @@ KFN float sum_of_warps(float value, int tid, uint32_t scratch) {
 }
 
 KERNEL void __launch_bounds__(kMomentsThreads) merge_moments_kernel(const MergeMomentsParams p) {
+  dev::pdl_launch();
   dev::pdl_wait();
   const int channel_blocks = (p.channels + 31) / 32;
   const int blocks = channel_blocks * p.merged_parts;
@@ -97,7 +98,7 @@ void merge_moments(const MergeMomentsParams& params, void* stream) {
       static_cast<int64_t>(params.rows) * params.merged_parts * ((params.channels + 31) / 32);
   CAE_CHECK(blocks <= INT32_MAX, params.rows, " rows are too many for one launch");
   launch(merge_moments_kernel, Grid{static_cast<int>(blocks), 1, 1}, kMomentsThreads,
-         3 * kMomentsThreads * 4, stream, params);
+         3 * kMomentsThreads * 4, stream, params, {params.overlap});
 }
 
 }  // namespace cae::cuda

@@ -19,6 +19,7 @@ struct MergeMomentsParams {
   const float* counts = nullptr;    // [parts] values behind each
   float* merged = nullptr;          // [rows][merged_parts][channels][2]
   const int32_t* active = nullptr;  // [rows], 0: nothing to do; null: all
+  bool overlap = false;             // LaunchOptions
 };
 
 /// Merged part g is made of the parts [merged_begin(g), merged_begin(g + 1)).

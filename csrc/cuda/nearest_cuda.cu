@@ -113,6 +113,8 @@ KFN Wanted wanted_of(const NearestParams& p, int64_t image) {
 }
 
 KERNEL void __launch_bounds__(kNearestThreads, 1) nearest_parts_kernel(const NearestJob job) {
+  dev::pdl_launch();
+  dev::pdl_wait();
   const NearestParams& p = job.p;
   const int tid = dev::tid();
   const int64_t image = dev::bx() / job.parts;
@@ -176,6 +178,8 @@ KFN int choose_nearest(const NearestJob& job, int64_t image, int tid, uint32_t s
 }
 
 KERNEL void __launch_bounds__(kNearestThreads, 1) nearest_kernel(const NearestJob job) {
+  dev::pdl_launch();
+  dev::pdl_wait();
   const NearestParams& p = job.p;
   const int tid = dev::tid();
   const int64_t image = dev::bx();
@@ -233,9 +237,9 @@ void nearest_codes(const NearestParams& p, void* stream) {
                        reinterpret_cast<int32_t*>(distances + p.images * parts * part_k)};
   if (parts > 0) {
     launch(nearest_parts_kernel, Grid{static_cast<int>(p.images * parts)}, kNearestThreads,
-           kNearestShared, stream, job);
+           kNearestShared, stream, job, {p.overlap});
   }
-  launch(nearest_kernel, Grid{p.images}, kNearestThreads, kNearestShared, stream, job);
+  launch(nearest_kernel, Grid{p.images}, kNearestThreads, kNearestShared, stream, job, {p.overlap});
 }
 
 }  // namespace cae::cuda

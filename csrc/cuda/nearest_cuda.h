@@ -26,6 +26,7 @@ struct NearestParams {
   float* ends = nullptr;       // [N][D] mean of these rows; the image's own code where they are -1
   int32_t* missing = nullptr;  // [N] rows that the target class has too few, for who needs them
   void* workspace = nullptr;   // nearest_workspace_bytes
+  bool overlap = false;        // LaunchOptions, of both kernels
 };
 
 size_t nearest_workspace_bytes(int32_t images, int32_t rows, int32_t k);

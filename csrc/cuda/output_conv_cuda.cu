@@ -167,14 +167,18 @@ KERNEL void __launch_bounds__(Cfg::kThreads, 1) output_conv_kernel(const OutputC
   const int tiles = output_tiles(p.size);
   const int64_t slot = dev::bx() / tiles;
   const int tile = dev::bx() % tiles;
-  if (p.active != nullptr && dev::load(p.active + slot) == 0) {
-    return;
+  if (p.active != nullptr) {
+    dev::pdl_wait();
+    if (dev::load(p.active + slot) == 0) {
+      return;
+    }
   }
   const int across = (p.size + Cfg::kTileWidth - 1) / Cfg::kTileWidth;
   const int y0 = tile / across * kOutputTileHeight;
   const int x0 = tile % across * Cfg::kTileWidth;
   const uint32_t shared = dev::smem_base();
   request_weights<Cfg>(p, 0, tid, shared + Cfg::kWeightsAt);
+  dev::pdl_wait();  // weights depend on no kernel before this one
 
   const int group = tid & 1;
   const int pixel0 = tid >> 1;
@@ -240,6 +244,7 @@ KERNEL void __launch_bounds__(Cfg::kThreads, 1) output_conv_kernel(const OutputC
       put(c, shared + other * Cfg::kPatchBytes);
     }
   }
+  dev::pdl_launch();
   dev::sync();
   store_products<Cfg>(acc, row0, column0, lane, shared);
   dev::sync();
@@ -261,7 +266,7 @@ KERNEL void __launch_bounds__(Cfg::kThreads, 1) output_conv_kernel(const OutputC
 template <class Cfg>
 void launch_output_conv(const OutputConvParams& p, void* stream) {
   launch(output_conv_kernel<Cfg>, Grid{p.slots * output_tiles(p.size)}, Cfg::kThreads,
-         Cfg::kNormAt + norm_bytes(p.channels), stream, p);
+         Cfg::kNormAt + norm_bytes(p.channels), stream, p, {p.overlap});
 }
 
 template <int kTileWidth>

@@ -63,6 +63,7 @@ struct OutputConvParams {
   const int32_t* reference_row = nullptr;  // [slots] row of `reference`; null: the slot itself
   float* difference = nullptr;             // [slots][image_channels][S][S]: image - reference
   const int32_t* active = nullptr;         // [slots], 0: nothing is written; null: all
+  bool overlap = false;                    // LaunchOptions
 };
 
 /// Width of a block's tile. Only its time depends on it, not what it computes.

@@ -47,6 +47,8 @@ KFN uint4 pack_four(const float (&v)[4]) {
 }
 
 KERNEL void __launch_bounds__(kSaliencyThreads) difference_kernel(const SaliencyParams p) {
+  dev::pdl_launch();
+  dev::pdl_wait();
   const int tid = dev::tid();
   const int parts = saliency_parts(p.pixels);
   const int64_t image = dev::bx() / parts;
@@ -86,6 +88,8 @@ KERNEL void __launch_bounds__(kSaliencyThreads) difference_kernel(const Saliency
 }
 
 KERNEL void __launch_bounds__(kSaliencyThreads) saliency_kernel(const SaliencyParams p) {
+  dev::pdl_launch();
+  dev::pdl_wait();
   const int tid = dev::tid();
   const int parts = saliency_parts(p.pixels);
   const int64_t image = dev::bx() / parts;
@@ -119,8 +123,8 @@ void difference_saliency(const SaliencyParams& p, void* stream) {
   CAE_CHECK(p.images > 0 && blocks <= INT32_MAX, "maps of ", p.images, " images of ", p.pixels,
             " pixels are too many for one launch");
   const Grid grid{static_cast<int>(blocks)};
-  launch(difference_kernel, grid, kSaliencyThreads, kSaliencyShared, stream, p);
-  launch(saliency_kernel, grid, kSaliencyThreads, kSaliencyShared, stream, p);
+  launch(difference_kernel, grid, kSaliencyThreads, kSaliencyShared, stream, p, {p.overlap});
+  launch(saliency_kernel, grid, kSaliencyThreads, kSaliencyShared, stream, p, {p.overlap});
 }
 
 }  // namespace cae::cuda

@@ -25,6 +25,7 @@ struct SaliencyParams {
   float* saliency = nullptr;                  // [N][pixels] in [0, 1]; zeros where a sum is not
                                               // finite or all are 0
   float* workspace = nullptr;                 // [N][saliency_parts(pixels)]
+  bool overlap = false;                       // LaunchOptions, of both kernels
 };
 
 constexpr int32_t kSaliencyBlock = 1024;  // pixels

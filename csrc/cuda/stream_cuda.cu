@@ -63,6 +63,7 @@ KFN void unpack_eight(uint4 packed, float (&v)[8]) {
 }
 
 KERNEL void __launch_bounds__(kStreamThreads) import_stream_kernel(const ImportStreamParams p) {
+  dev::pdl_launch();
   dev::pdl_wait();
   const int pixels = p.height * p.width;
   const StreamPlace at = stream_place(pixels, p.stored_channels);
@@ -87,6 +88,7 @@ KERNEL void __launch_bounds__(kStreamThreads) import_stream_kernel(const ImportS
 }
 
 KERNEL void __launch_bounds__(kStreamThreads) finish_stream_kernel(const FinishStreamParams p) {
+  dev::pdl_launch();
   dev::pdl_wait();
   const int pixels = p.height * p.width;
   const int stored = p.norm.channels;
@@ -150,7 +152,8 @@ void import_stream(const ImportStreamParams& params, void* stream) {
   check_stream_channels(params.channels, params.stored_channels);
   const int blocks =
       stream_blocks(params.rows, params.height, params.width, params.stored_channels);
-  launch(import_stream_kernel, Grid{blocks, 1, 1}, kStreamThreads, 0, stream, params);
+  launch(import_stream_kernel, Grid{blocks, 1, 1}, kStreamThreads, 0, stream, params,
+         {params.overlap});
 }
 
 void finish_stream(const FinishStreamParams& params, void* stream) {
@@ -160,7 +163,7 @@ void finish_stream(const FinishStreamParams& params, void* stream) {
   check_stream_channels(params.channels, params.norm.channels);
   const int blocks = stream_blocks(params.rows, params.height, params.width, params.norm.channels);
   launch(finish_stream_kernel, Grid{blocks, 1, 1}, kStreamThreads, norm_bytes(kStreamChannels),
-         stream, params);
+         stream, params, {params.overlap});
 }
 
 }  // namespace cae::cuda

@@ -16,6 +16,7 @@ struct ImportStreamParams {
   int32_t stored_channels = 0;  // of `out`: rounded up to a multiple of 8, the rest zeros
   const float* in = nullptr;    // [rows][channels][height][width]
   uint16_t* out = nullptr;      // [rows][height][width][stored_channels] half, to nearest even
+  bool overlap = false;         // LaunchOptions
 };
 
 /// stream_in + scale * y + shift, the end of the last residual block; both outputs from the same
@@ -34,6 +35,7 @@ struct FinishStreamParams {
   const int32_t* active = nullptr;      // [rows], 0: nothing to do; null: all
   uint16_t* stream = nullptr;  // [rows][height][width][norm.channels] half, pads zero; or null
   float* image = nullptr;      // [rows][channels][height][width]; or null
+  bool overlap = false;        // LaunchOptions
 };
 
 /// Launch on `stream`, a cudaStream_t; return at once for no rows. Throw std::invalid_argument if

@@ -210,6 +210,7 @@ template <ConvPrologue kPrologue>
 KERNEL void __launch_bounds__(kRingThreads, 1) upsample_ring_kernel(const UpsampleRingParams p) {
   const int blocks = 2 * ring_blocks(p.out_channels) * (ring_tiles(p.width) + ring_tiles(p.height));
   const int slot = dev::bx() / blocks;
+  dev::pdl_launch();
   dev::pdl_wait();
   if (p.active != nullptr && dev::load(p.active + slot) == 0) {
     return;
@@ -278,7 +279,7 @@ void launch_ring(const UpsampleRingParams& p, void* stream) {
                          (ring_tiles(p.width) + ring_tiles(p.height));
   CAE_CHECK(blocks <= INT32_MAX, p.rows, " rows are too many for one launch");
   launch(upsample_ring_kernel<kPrologue>, Grid{static_cast<int>(blocks), 1, 1}, kRingThreads,
-         kRingNormAt + norm_bytes(p.in_channels), stream, p);
+         kRingNormAt + norm_bytes(p.in_channels), stream, p, {p.overlap});
 }
 
 }  // namespace

@@ -36,6 +36,7 @@ struct UpsampleRingParams {
   const int32_t* stream_row = nullptr;  // row of stream_in
   const int32_t* mod_row = nullptr;     // row of gamma and beta
   const int32_t* active = nullptr;      // [rows], 0: nothing to do; null: all
+  bool overlap = false;                 // LaunchOptions
 };
 
 /// Launches on `stream`, a cudaStream_t; returns at once for no rows. Inputs are rounded to half as

@@ -97,6 +97,13 @@ void free_device(void* data) noexcept {
   bytes_in_use -= memory->bytes;
 }
 
+void seal_device(const void* data) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  Allocation* memory = find(reinterpret_cast<uint64_t>(data), {});
+  memory->writable = false;
+  memory->constant = true;
+}
+
 void set_memory_limit(size_t bytes) {
   const std::lock_guard<std::mutex> lock(mutex);
   byte_limit = bytes;
@@ -112,13 +119,14 @@ std::vector<Allocation*> external_memory() {
   return externals();
 }
 
-ExternalMemory::ExternalMemory(const void* data, size_t bytes, bool writable)
+ExternalMemory::ExternalMemory(const void* data, size_t bytes, ExternalUse use)
     : memory_(std::make_unique<Allocation>()) {
   memory_->address = reinterpret_cast<uint64_t>(data);
   memory_->bytes = bytes;
   memory_->host = static_cast<uint8_t*>(const_cast<void*>(data));
   memory_->words = make_words(memory_->address, bytes);
-  memory_->writable = writable;
+  memory_->writable = use == ExternalUse::kWritten;
+  memory_->constant = use == ExternalUse::kConstant;
   memory_->external = true;
   const std::lock_guard<std::mutex> lock(mutex);
   externals().push_back(memory_.get());

@@ -25,6 +25,7 @@ struct Allocation {
   uint8_t* host = nullptr;
   WordOwners* words = nullptr;  // one for each word that the allocation touches
   bool writable = true;
+  bool constant = false;  // no kernel that may be running writes it
   bool external = false;
   bool freed = false;
   uint64_t number = 0;
@@ -40,6 +41,8 @@ extern std::atomic<Allocation*> windows[kWindows];
 /// Filled with 0xff bytes: not a number, as float and as half. Throws std::bad_alloc.
 void* allocate_device(size_t bytes);
 void free_device(void* data) noexcept;
+/// No kernel may write it from now on.
+void seal_device(const void* data);
 
 /// Allocations beyond `bytes` in all fail from now on.
 void set_memory_limit(size_t bytes);

@@ -10,6 +10,7 @@ namespace cae::emu {
 
 struct Counts {
   int64_t launches = 0;
+  int64_t overlapped = 0;  // of them, launched with LaunchOptions::overlap
   int64_t blocks = 0;
   int64_t multiplies = 0;         // m16n8k16 by a warp
   int64_t matrix_loads = 0;       // 8 x 8 matrices by ldmatrix

@@ -78,6 +78,9 @@ void end_lane(Lane& me) {
   if (group < me.block->warpgroups.size() && !me.block->warpgroups[group].issued.empty()) {
     fail(me, "ends with wgmma under way that was not waited for");
   }
+  if (me.block->worker->launch->overlap && !me.pdl_waited) {
+    fail(me, "ends without pdl_wait(), in a launch that overlaps the kernel before it");
+  }
   me.ended = true;
   if (--me.block->worker->alive == 0) {
     check_arrivals_known(me);

@@ -60,6 +60,7 @@ struct Lane {
   uint32_t waits_parity = 0;
   uint32_t fence_tick = 0;       // of the last fence between the proxies
   bool products_fenced = false;  // wg_fence() since products were last all waited for
+  bool pdl_waited = false;
   uint32_t traced = 0;
   std::vector<AsyncCopy> copies;  // cp.async issued, not complete; `copied` of them are
   std::vector<uint32_t> groups;   // where each committed group ends; `waited` of them were
@@ -172,6 +173,7 @@ struct Launch {
   int threads = 0;
   uint32_t shared_bytes = 0;
   int cluster = 1;
+  bool overlap = false;
   void (*run)(const void*) = nullptr;  // the kernel, once for each thread
   const void* closure = nullptr;
 

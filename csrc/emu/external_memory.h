@@ -9,11 +9,15 @@ namespace cae::emu {
 
 struct Allocation;
 
-/// While it lives, kernels may read `bytes` at `data`, and write them if `writable`. A GPU has no
-/// counterpart: for tests.
+/// What kernels do with memory: kRead is written by nobody here, but for all they know an earlier
+/// kernel did so.
+enum class ExternalUse { kWritten, kRead, kConstant };
+
+/// While it lives, kernels may read `bytes` at `data`, and write them where that is the use. A GPU
+/// has no counterpart: for tests.
 class ExternalMemory {
  public:
-  ExternalMemory(const void* data, size_t bytes, bool writable);
+  ExternalMemory(const void* data, size_t bytes, ExternalUse use);
   ~ExternalMemory();
   ExternalMemory(const ExternalMemory&) = delete;
   ExternalMemory& operator=(const ExternalMemory&) = delete;

@@ -15,6 +15,8 @@ int multiprocessors(int /*device*/) { return emu::device_limits().multiprocessor
 
 int compute_capability(int /*device*/) { return emu::device_limits().arch; }
 
+bool kernels_wait(int /*device*/) { return emu::device_limits().arch >= 90; }
+
 DeviceGuard::DeviceGuard(int device) {
   if (device != 0) {
     throw std::runtime_error("the emulator has device 0 only, got " + std::to_string(device));
@@ -32,6 +34,12 @@ DeviceBuffer::DeviceBuffer(int device, size_t bytes) : bytes_(bytes), device_(de
     data_ = emu::allocate_device(bytes);
   } catch (const std::bad_alloc&) {
     throw OutOfDeviceMemory();
+  }
+}
+
+void DeviceBuffer::seal() const {
+  if (data_ != nullptr) {
+    emu::seal_device(data_);
   }
 }
 

@@ -17,6 +17,7 @@ namespace cae::emu {
 
 void Counts::add(const Counts& other) {
   launches += other.launches;
+  overlapped += other.overlapped;
   blocks += other.blocks;
   multiplies += other.multiplies;
   matrix_loads += other.matrix_loads;
@@ -106,8 +107,8 @@ void work(Launch& launch) {
 }  // namespace
 
 void launch_kernel(const std::type_info& params, const cuda::Grid& grid, int threads,
-                   size_t shared_bytes, int cluster, void (*run)(const void*),
-                   const void* closure) {
+                   size_t shared_bytes, const cuda::LaunchOptions& options,
+                   void (*run)(const void*), const void* closure) {
   Launch launch;
   launch.kernel = kernel_name(params);
   launch.grid_x = grid.x;
@@ -115,11 +116,12 @@ void launch_kernel(const std::type_info& params, const cuda::Grid& grid, int thr
   launch.grid_z = grid.z;
   launch.threads = threads;
   launch.shared_bytes = static_cast<uint32_t>(std::min<size_t>(shared_bytes, UINT32_MAX));
-  launch.cluster = cluster;
+  launch.cluster = options.cluster;
+  launch.overlap = options.overlap;
   launch.run = run;
   launch.closure = closure;
   check_launch(launch);
-  launch.groups = static_cast<int64_t>(grid.x) / cluster * grid.y * grid.z;
+  launch.groups = static_cast<int64_t>(grid.x) / options.cluster * grid.y * grid.z;
   launch.external = external_memory();
   const int64_t workers = std::min(launch.groups, host_threads());
   launch.shared = workers > 1;
@@ -139,6 +141,7 @@ void launch_kernel(const std::type_info& params, const cuda::Grid& grid, int thr
     std::rethrow_exception(launch.failure);
   }
   launch.counts.launches = 1;
+  launch.counts.overlapped = launch.overlap ? 1 : 0;
   launch.counts.shared_bytes = launch.shared_bytes;
   const std::lock_guard<std::mutex> lock(mutex);
   counts_by_kernel[launch.kernel].add(launch.counts);

@@ -10,7 +10,8 @@ namespace cae::emu {
 
 /// Runs `run(closure)` for each thread of the grid. `params` names the kernel.
 void launch_kernel(const std::type_info& params, const cuda::Grid& grid, int threads,
-                   size_t shared_bytes, int cluster, void (*run)(const void*), const void* closure);
+                   size_t shared_bytes, const cuda::LaunchOptions& options,
+                   void (*run)(const void*), const void* closure);
 
 }  // namespace cae::emu
 
@@ -29,7 +30,7 @@ void launch(void (*kernel)(P), Grid grid, int threads, size_t shared_bytes, Stre
     const auto* call = static_cast<const Closure*>(self);
     call->kernel(*call->params);
   };
-  emu::launch_kernel(typeid(P), grid, threads, shared_bytes, options.cluster, run, &closure);
+  emu::launch_kernel(typeid(P), grid, threads, shared_bytes, options, run, &closure);
 }
 
 }  // namespace cae::cuda

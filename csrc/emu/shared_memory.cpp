@@ -135,6 +135,8 @@ uint8_t* global_bytes(const Lane& me, const void* data, uint32_t bytes, Access a
     wrong = "misaligned global access";
   } else if (access == Access::kWrite && !memory->writable) {
     wrong = "write to read-only memory";
+  } else if (launch.overlap && !me.pdl_waited && !memory->constant) {
+    wrong = "global access before pdl_wait(), in a launch that overlaps the kernel before it";
   } else {
     wrong =
         record_access(*memory, address, bytes, access, launch.id, me.block->number, launch.shared);

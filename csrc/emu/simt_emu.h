@@ -187,7 +187,7 @@ KFN void unpack_half2(uint32_t v, float& lo, float& hi) {
   lo = cae::emu::half_to_float(static_cast<uint16_t>(v & 0xffff));
   hi = cae::emu::half_to_float(static_cast<uint16_t>(v >> 16));
 }
-KFN void pdl_wait() {}
+KFN void pdl_wait() { current_lane->pdl_waited = true; }
 KFN void pdl_launch() {}
 
 // ---- Hopper

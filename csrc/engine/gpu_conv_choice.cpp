@@ -120,15 +120,15 @@ bool close(const std::vector<float>& one, const std::vector<float>& other) {
   return true;
 }
 
-bool agree_once(int device, int32_t cluster) {
+ConvAgreement agree_once(int device, int32_t cluster) {
   static std::mutex mutex;
-  static std::map<std::pair<int, int32_t>, bool> known;
+  static std::map<std::pair<int, int32_t>, ConvAgreement> known;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = known.find({device, cluster});
   if (found != known.end()) {
     return found->second;
   }
-  const bool agree = conv_paths_agree(device, cluster);
+  const ConvAgreement agree = conv_paths_agree(device, cluster);
   known[{device, cluster}] = agree;
   return agree;
 }
@@ -140,24 +140,25 @@ std::string environment(const char* name, const char* usual) {
 
 }  // namespace
 
-bool conv_paths_agree(int device, int32_t cluster, ConvLauncher launch) {
+ConvAgreement conv_paths_agree(int device, int32_t cluster, ConvLauncher launch) {
   const DeviceGuard guard(device);
   Trial trial(device, cluster);
   try {
     const std::vector<float> wanted = trial.run(cuda::ConvPath::kPortable, 64, launch);
-    return close(wanted, trial.run(cuda::ConvPath::kWgmma, 64, launch)) &&
-           close(wanted, trial.run(cuda::ConvPath::kWgmma, 128, launch));
+    const std::vector<float> narrow = trial.run(cuda::ConvPath::kWgmma, 64, launch);
+    const std::vector<float> wide = trial.run(cuda::ConvPath::kWgmma, 128, launch);
+    return {close(wanted, narrow) && close(wanted, wide), narrow == wide};
   } catch (const std::runtime_error&) {
     if (is_emulated()) {
       throw;  // a fault, to be seen
     }
-    return false;
+    return {};
   }
 }
 
 ConvChoice choose_conv(int device) {
-  // Not "auto" as long as the wgmma path has never run on a GPU: a barrier that hangs there alone
-  // would hang the check too.
+  // Not "auto" as long as the wgmma path has never run on a GPU: a barrier that never comes there
+  // alone would end the check, and with it the process's CUDA context.
   const std::string path = environment("CAE_GPU_CONV", "portable");
   const std::string cluster = environment("CAE_GPU_CLUSTER", "2");
   CAE_CHECK(path == "auto" || path == "portable" || path == "wgmma",
@@ -175,13 +176,21 @@ ConvChoice choose_conv(int device) {
   if (!can || path == "portable") {
     return choice;
   }
-  const bool agree = agree_once(device, choice.cluster);
-  if (path == "wgmma" && !agree) {
+  const ConvAgreement agree = agree_once(device, choice.cluster);
+  if (path == "wgmma" && !agree.close) {
     throw std::runtime_error(
         "CAE_GPU_CONV=wgmma: on this GPU its convolutions differ from the portable ones");
   }
-  choice.path = agree ? cuda::ConvPath::kWgmma : cuda::ConvPath::kPortable;
+  choice.one_tile = !agree.same_bits;
+  choice.path = agree.close ? cuda::ConvPath::kWgmma : cuda::ConvPath::kPortable;
   return choice;
+}
+
+bool choose_overlap(int device) {
+  // Not 1 as long as no overlapping launch has run on a GPU.
+  const std::string overlap = environment("CAE_GPU_OVERLAP", "0");
+  CAE_CHECK(overlap == "0" || overlap == "1", "CAE_GPU_OVERLAP must be 0 or 1, got ", overlap);
+  return overlap == "1" && kernels_wait(device);
 }
 
 }  // namespace cae::gpu

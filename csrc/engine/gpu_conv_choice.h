@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which of the two paths convolves on a GPU.
+// How kernels run on a GPU where there is a choice: which of two paths convolves, and whether
+// launches overlap.
 #pragma once
 
 #include "cuda/conv_tile_cuda.h"
@@ -10,6 +11,9 @@ namespace cae::gpu {
 struct ConvChoice {
   cuda::ConvPath path = cuda::ConvPath::kPortable;
   int32_t cluster = 2;
+  // Tiles of another width give other bits: all batches take the one that is best for one row, as a
+  // result must not depend on the batch.
+  bool one_tile = false;
 };
 
 /// Portable, unless the environment says otherwise. CAE_GPU_CONV=auto: by warpgroups
@@ -19,11 +23,20 @@ struct ConvChoice {
 /// CAE_GPU_CLUSTER=1, 2 or 4 blocks that share their weights.
 ConvChoice choose_conv(int device);
 
+/// Whether kernels start while the one before them ends (LaunchOptions::overlap): not unless
+/// CAE_GPU_OVERLAP=1, and then where kernels_wait(). Throws std::invalid_argument for other than 0
+/// or 1.
+bool choose_overlap(int device);
+
 using ConvLauncher = void (*)(const cuda::ConvParams&, Stream);
 
-/// Convolves a small random image on `device` by both paths, in narrow and wide blocks. True where
-/// all values and moments agree but for what another order of sums explains; false also where the
-/// GPU refuses the launch.
-bool conv_paths_agree(int device, int32_t cluster, ConvLauncher launch = cuda::conv_tile);
+struct ConvAgreement {
+  bool close = false;      // of both paths: all but for what another order of sums explains
+  bool same_bits = false;  // of narrow and wide blocks by warpgroups
+};
+
+/// Convolves a small random image on `device` by both paths, in narrow and wide blocks, and
+/// compares values and moments. Neither holds where the GPU refuses the launch.
+ConvAgreement conv_paths_agree(int device, int32_t cluster, ConvLauncher launch = cuda::conv_tile);
 
 }  // namespace cae::gpu

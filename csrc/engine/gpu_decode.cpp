@@ -58,6 +58,7 @@ class Decoding {
     ring.stream_row = next_.stream_row;
     ring.mod_row = next_.mod_row;
     ring.active = next_.active;
+    ring.overlap = network_.overlap;
     cuda::upsample_ring(ring, queue_);
     next_.ring_rows = ring.ring_rows;
     next_.ring_columns = ring.ring_columns;
@@ -84,6 +85,7 @@ class Decoding {
     p.finite = points_.finite == nullptr ? buffers_.finite : points_.finite;
     p.active = points_.active;
     p.classifier = points_.classifier;
+    p.overlap = network_.overlap;
     cuda::output_conv(p, queue_);
   }
 
@@ -223,6 +225,7 @@ void GpuSession::decode(const int32_t* image_index, const int32_t* step, int64_t
     codes.image_index = buffers.image_index;
     codes.step = buffers.step;
     codes.codes = buffers.modulation.codes;
+    codes.overlap = engine_->network().overlap;
     cuda::path_codes(codes, queue);
     engine_->modulate(codes.codes, batch, buffers.modulation, queue);
     PathPoints where;

@@ -81,6 +81,7 @@ void GpuEngine::encode_individual_batch(const float* images, int32_t count, uint
   finish.stream_in = buffers.streams[current];
   finish.stream = stream;
   finish.image = individual;
+  finish.overlap = network_.overlap;
   cuda::finish_stream(finish, queue);
 }
 
@@ -109,6 +110,7 @@ void GpuEngine::encode_class_batch(const float* images, int32_t count, float* cl
   head.weight = network_.head.weight;
   head.bias = network_.head.bias;
   head.class_code = class_code;
+  head.overlap = network_.overlap;
   cuda::class_head(head, queue);
 }
 
@@ -139,6 +141,7 @@ void GpuEngine::import_individual(const float* individual, int64_t count, uint16
   params.height = params.width = static_cast<int32_t>(config().code_size());
   params.channels = static_cast<int32_t>(config().code_channels());
   params.stored_channels = network_.stored_width();
+  params.overlap = network_.overlap;
   const int64_t stream_numel = network_.decoder_blocks.front().out_numel();
   in_batches(count, max_batch(), [&](int64_t first, int32_t batch) {
     params.rows = batch;
@@ -182,6 +185,7 @@ void GpuEngine::modulate(const float* class_code, int32_t count, const Modulatio
     params.weight = layer.weight;
     params.bias = layer.bias;
     params.y = last ? buffers.table : buffers.hidden[i];
+    params.overlap = network_.overlap;
     cuda::linear(params, queue);
     x = params.y;
     stride = layer.out;

@@ -149,9 +149,12 @@ GpuConv GpuNetwork::make_conv(ConvKind kind, ConvEpilogue epilogue, const Weight
   p.out_channels = packed.out_channels;
   p.real_channels = packed.real_channels;
   p.cluster = choice.cluster;
+  p.overlap = overlap;
   if (kind != ConvKind::kImage7x7) {
     p.path = choice.path;
   }
+  conv.tiles = tiles_of(tile_table(), p, conv.multiprocessors);
+  conv.one_tile = choice.one_tile && p.path == cuda::ConvPath::kWgmma;
   p.weights = keep(packed.weights);
   if (bias != nullptr) {
     p.bias = keep(pad_bias(conv, bias));
@@ -244,6 +247,7 @@ GpuNetwork build_gpu_network(const NetworkConfig& config, const WeightMap& weigh
   GpuNetwork network;
   network.config = config;
   network.device = device;
+  network.overlap = choose_overlap(device);
   network.make_class_encoder(weights);
   for (const ConvSpec& spec : individual_specs(config)) {
     const ConvKind kind =

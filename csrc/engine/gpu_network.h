@@ -8,6 +8,7 @@
 #include "cuda/conv_pack.h"
 #include "cuda/conv_tile_cuda.h"
 #include "cuda/gpu_runtime.h"
+#include "engine/gpu_tiles.h"
 #include "engine/network_spec.h"
 
 namespace cae::gpu {
@@ -26,6 +27,8 @@ struct GpuConv {
   LayerMoments moments;
   std::vector<float> scale;  // of each stored output, see conv_pack.h
   int multiprocessors = 1;   // of the GPU
+  std::vector<TileStep> tiles;
+  bool one_tile = false;  // whatever the rows: see ConvChoice
 
   /// Halves that one row of the output takes.
   int64_t out_numel() const;
@@ -42,6 +45,7 @@ struct GpuLinear {
 struct GpuNetwork {
   NetworkConfig config;
   int device = 0;
+  bool overlap = false;                    // launches, see choose_overlap()
   std::vector<GpuConv> class_convs;        // conv0 .. conv4
   std::vector<GpuConv> individual_convs;   // conv0 .. conv2
   std::vector<GpuConv> individual_blocks;  // two per block
@@ -71,6 +75,7 @@ struct GpuNetwork {
     buffers_.emplace_back(device, values.size() * sizeof(T));
     copy_to_device(buffers_.back().data(), values.data(), values.size() * sizeof(T), nullptr);
     synchronize(nullptr);  // `values` may go
+    buffers_.back().seal();
     return buffers_.back().template as<const T>();
   }
   GpuConv make_conv(cuda::ConvKind kind, cuda::ConvEpilogue epilogue, const WeightMap& weights,

@@ -34,6 +34,8 @@ DeviceBank::DeviceBank(int device, const float* bank_codes, const int32_t* bank_
   copy_to_device(codes.data(), bank_codes, code_bytes, nullptr);
   copy_to_device(classes.data(), bank_classes, class_bytes, nullptr);
   synchronize(nullptr);
+  codes.seal();
+  classes.seal();
 }
 
 GpuSearch::GpuSearch(std::shared_ptr<GpuEngine> engine, const SearchPlan& plan,
@@ -54,6 +56,7 @@ GpuSearch::GpuSearch(std::shared_ptr<GpuEngine> engine, const SearchPlan& plan,
   flips_.images = plan_.images;
   flips_.slots = flips.slots;
   flips_.max_points = flips.points;
+  flips_.overlap = engine_->network().overlap;
   Bump counter(nullptr);
   plan_memory(counter);
   memory_ = DeviceBuffer(engine_->device(), counter.used());
@@ -180,6 +183,7 @@ void GpuSearch::begin(const float* logits, bool given, Stream queue) {
     nearest.ends = ends_;
     nearest.missing = missing_;
     nearest.workspace = nearest_workspace_;
+    nearest.overlap = flips_.overlap;
     cuda::nearest_codes(nearest, queue);
   }
   join_paths(given, queue);
@@ -189,7 +193,7 @@ void GpuSearch::begin(const float* logits, bool given, Stream queue) {
   if (whole_grid_) {
     make_table(int64_t{plan_.images} * (plan_.rules.grid + 1), nullptr, nullptr, queue);
   }
-  cuda::flip_points(flips_, queue);
+  cuda::flip_points(in_round(0), queue);
 }
 
 /// Each path begins at the image's own code and, where a bank was asked, ends at its exemplars'.
@@ -213,6 +217,7 @@ void GpuSearch::write_codes(int64_t rows, const int32_t* image_index, const int3
   params.image_index = image_index;
   params.step = step;
   params.codes = codes;
+  params.overlap = flips_.overlap;
   cuda::path_codes(params, queue);
 }
 
@@ -223,11 +228,14 @@ void GpuSearch::make_table(int64_t rows, const int32_t* image_index, const int32
 }
 
 int32_t GpuSearch::round_points(int32_t round) const {
-  const search::FlipRules& rules = plan_.rules;
-  if (plan_.images > 1 || round == 0 || rules.coarse_batch <= rules.coarse) {
-    return plan_.images * flips_.slots;
-  }
-  return rules.method == search::FlipMethod::kMargin ? 1 : (1 << rules.depth) - 1;
+  return plan_.images * search::round_slots(plan_.rules, round);
+}
+
+cuda::FlipBuffers GpuSearch::in_round(int32_t round) const {
+  cuda::FlipBuffers flips = flips_;
+  flips.round = round;
+  flips.slots = search::round_slots(plan_.rules, round);
+  return flips;
 }
 
 void GpuSearch::place(int32_t round, Stream queue) {
@@ -270,25 +278,25 @@ void GpuSearch::decode(int32_t round, Stream queue) {
   }
 }
 
-void GpuSearch::step(const void* logits, bool half, Stream queue) {
+void GpuSearch::step(int32_t round, const void* logits, bool half, Stream queue) {
   const DeviceGuard guard(engine_->device());
   const NetworkConfig& config = engine_->config();
   cuda::FlipStepParams step;
-  step.buffers = flips_;
+  step.buffers = in_round(round);
   step.logits = logits;
   step.half_logits = half;
   step.finite = finite_;
   step.tiles = tiles_;
   cuda::flip_step(step, queue);
   cuda::FlipCommitParams commit;
-  commit.buffers = flips_;
+  commit.buffers = step.buffers;
   commit.values = config.image_numel();
   commit.decoded = points_;
   commit.inputs = images_;
   commit.counterfactual = counterfactual_;
   commit.reconstruction = reconstruction_;
   cuda::flip_commit(commit, queue);
-  cuda::flip_points(flips_, queue);
+  cuda::flip_points(in_round(round + 1), queue);
 }
 
 void GpuSearch::finish(Stream queue) {
@@ -306,6 +314,7 @@ void GpuSearch::finish(Stream queue) {
   params.difference = difference_;
   params.saliency = saliency_;
   params.workspace = saliency_workspace_;
+  params.overlap = flips_.overlap;
   cuda::difference_saliency(params, queue);
 }
 

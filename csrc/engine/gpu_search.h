@@ -66,7 +66,7 @@ class GpuSearch {
     return {memory_.as<char>() + settings_at_, end - settings_at_};
   }
   // What it reads:
-  float* points() const { return points_; }  // [N k][C][S][S] decoded by the last round
+  float* points() const { return points_; }  // [round_points][C][S][S] of the last round
   void* classifier_input() const { return classifier_input_; }  // of them; null: as they are
   const cuda::FlipBuffers& flips() const { return flips_; }
   float* counterfactual() const { return counterfactual_; }  // [N][C][S][S]
@@ -85,8 +85,8 @@ class GpuSearch {
   /// Encodes the images and starts the search from their logits [N][K]. With `given`, paths()
   /// holds the polylines, of which the first vertex is replaced by the image's own code.
   void begin(const float* logits, bool given, Stream queue);
-  /// Points that round `round` decodes, the first of slots() a image; of a single image only as
-  /// many as that round can need.
+  /// Points that round `round` decodes: of each image as many as that round can need, slots() at
+  /// most, one image behind the other.
   int32_t round_points(int32_t round) const;
   /// Decodes the points of round `round`, in [0, rounds()).
   void decode(int32_t round, Stream queue);
@@ -95,7 +95,7 @@ class GpuSearch {
   /// decodes them into points() and finite().
   void place(int32_t round, Stream queue);
   /// Takes their logits [round_points][K], float or half.
-  void step(const void* logits, bool half, Stream queue);
+  void step(int32_t round, const void* logits, bool half, Stream queue);
   /// Differences and saliency maps.
   void finish(Stream queue);
 
@@ -105,6 +105,7 @@ class GpuSearch {
   void plan_settings(Bump& bump);
   void plan_report(Bump& bump);
   int64_t classifier_bytes() const;  // of one point
+  cuda::FlipBuffers in_round(int32_t round) const;
   void join_paths(bool given, Stream queue);
   /// Class codes of `rows` points, of whichever (`image_index` null) the whole grid has.
   void write_codes(int64_t rows, const int32_t* image_index, const int32_t* step, float* codes,

@@ -15,15 +15,21 @@ struct FlipPlan {
   int32_t points;  // of one image over all rounds
 };
 
+/// Bisection levels of a bracket of the scan.
+inline int32_t bracket_levels(const FlipRules& rules) {
+  int32_t levels = 0;
+  while ((rules.coarse << levels) < rules.grid) {
+    ++levels;
+  }
+  return levels;
+}
+
 /// The rules must be valid, see flip_search_host.h.
 inline FlipPlan plan_flips(const FlipRules& rules) {
   const int32_t scan = rules.coarse + 1;
   const int32_t batch = rules.coarse_batch < scan ? rules.coarse_batch : scan;
   FlipPlan plan{batch, (scan + batch - 1) / batch, scan};
-  int32_t levels = 0;
-  while ((rules.coarse << levels) < rules.grid) {
-    ++levels;
-  }
+  const int32_t levels = bracket_levels(rules);
   if (levels == 0) {
     return plan;  // a bracket of the scan is the result
   }
@@ -38,6 +44,22 @@ inline FlipPlan plan_flips(const FlipRules& rules) {
     left -= taken;
   }
   return plan;
+}
+
+/// Points that one image can need in round `round`. Where one round scans, all images go on in
+/// step: those that are still searched have brackets of the same size.
+inline int32_t round_slots(const FlipRules& rules, int32_t round) {
+  if (rules.coarse_batch <= rules.coarse) {
+    return plan_flips(rules).slots;
+  }
+  if (round == 0) {
+    return rules.coarse + 1;
+  }
+  const int32_t left = bracket_levels(rules) - (round - 1) * rules.depth;
+  if (rules.method == FlipMethod::kMargin || left <= 1) {
+    return 1;
+  }
+  return (1 << (left < rules.depth ? left : rules.depth)) - 1;
 }
 
 }  // namespace cae::search

@@ -16,8 +16,11 @@ struct Grid {
 };
 
 struct LaunchOptions {
-  // Starts while the kernel before it ends: the kernel calls dev::pdl_wait() before it touches what
-  // that one wrote, and dev::pdl_launch() where its own successor may start.
+  // Starts while the kernel before it on the stream ends (programmatic dependent launch), and maybe
+  // those before that: every thread calls dev::pdl_wait() before its first access to memory that is
+  // not constant, and also where it leaves early, for who waits for this kernel relies on this
+  // one's having waited for all before it. dev::pdl_launch() says from where on the next may start.
+  // Only where gpu::kernels_wait(). After anything but a kernel the order is the usual one.
   bool overlap = false;
   int cluster = 1;  // blocks along x that share a cluster; divides grid.x
 };

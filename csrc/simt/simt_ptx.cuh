@@ -173,12 +173,30 @@ KFN void mbar_arrive_cluster(uint32_t b) {
 KFN void mbar_expect(uint32_t b, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(b), "r"(bytes) : "memory");
 }
-KFN void mbar_wait(uint32_t b, uint32_t parity) {
+KFN bool mbar_try(uint32_t b, uint32_t parity) {
+  uint32_t come;
   asm volatile(
-      "{\n.reg .pred p;\nW%=:\nmbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n@p bra D%=;\nbra "
-      "W%=;\nD%=:\n}" ::"r"(b),
-      "r"(parity)
+      "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+      : "=r"(come)
+      : "r"(b), "r"(parity)
       : "memory");
+  return come != 0;
+}
+// What never comes is an error, not a hang: every 512 failed tries the upper word of the
+// nanoseconds, which changes each 4.3 s, is looked at, and a trap taken where it changed twice.
+KFN void mbar_wait(uint32_t b, uint32_t parity) {
+  uint32_t since = 0;
+  for (uint32_t tries = 1; !mbar_try(b, parity); ++tries) {
+    if (tries % 512 == 0) {
+      uint32_t now;
+      asm volatile("mov.u32 %0, %%globaltimer_hi;" : "=r"(now));
+      if (tries == 512) {
+        since = now;
+      } else if (now - since >= 2) {
+        asm volatile("trap;");
+      }
+    }
+  }
 }
 KFN void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // 1-D bulk copy (no tensor map needed): own CTA, or multicast to every CTA in mask

@@ -88,6 +88,7 @@ ConvProblem::ConvProblem(const ConvCase& conv, unsigned seed) : c(conv), random_
   params.block_columns = c.block_columns;
   params.path = c.path;
   params.cluster = c.cluster;
+  params.overlap = true;  // the emulator is strictest then
   rebind();
 }
 
@@ -200,21 +201,24 @@ double ConvProblem::sum_at(int row, int y0, int x0, int o) const {
 void run_conv(ConvProblem& p, const std::vector<Memory>& more,
               void (*launch)(const cuda::ConvParams&, void*)) {
   std::deque<emu::ExternalMemory> visible;
-  const auto show = [&visible](const auto& buffer, bool writable) {
-    visible.emplace_back(buffer.data(), buffer.size() * sizeof(buffer[0]), writable);
+  const auto show = [&visible](const auto& buffer, emu::ExternalUse use) {
+    visible.emplace_back(buffer.data(), buffer.size() * sizeof(buffer[0]), use);
   };
-  for (const auto* buffer : {&p.image, &p.partials_in, &p.counts, &p.eps, &p.gamma, &p.beta,
-                             &p.ring_rows, &p.ring_columns, &p.padded_bias}) {
-    show(*buffer, false);
+  for (const auto* buffer :
+       {&p.image, &p.partials_in, &p.gamma, &p.beta, &p.ring_rows, &p.ring_columns}) {
+    show(*buffer, emu::ExternalUse::kRead);
   }
-  for (const auto* buffer : {&p.y, &p.stream_in, &p.packed.weights}) {
-    show(*buffer, false);
+  for (const auto* buffer : {&p.counts, &p.eps, &p.padded_bias}) {
+    show(*buffer, emu::ExternalUse::kConstant);
   }
-  show(p.partials, true);
-  show(p.stream_out, true);
-  show(p.output, true);
+  show(p.y, emu::ExternalUse::kRead);
+  show(p.stream_in, emu::ExternalUse::kRead);
+  show(p.packed.weights, emu::ExternalUse::kConstant);
+  show(p.partials, emu::ExternalUse::kWritten);
+  show(p.stream_out, emu::ExternalUse::kWritten);
+  show(p.output, emu::ExternalUse::kWritten);
   for (const Memory& memory : more) {
-    visible.emplace_back(memory.data, memory.bytes, false);
+    visible.emplace_back(memory.data, memory.bytes, emu::ExternalUse::kRead);
   }
   launch(p.params, nullptr);
 }

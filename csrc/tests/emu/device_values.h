@@ -20,6 +20,7 @@ class DeviceArray {
   DeviceArray(size_t size, T value) : DeviceArray(std::vector<T>(size, value)) {}
 
   T* data() const { return buffer_.as<T>(); }
+  void seal() const { buffer_.seal(); }
 
   std::vector<T> values() const {
     std::vector<T> values(size_);

@@ -26,6 +26,7 @@ struct CaseShape {
   int threads = 128;
   size_t shared_bytes = 4096;
   int cluster = 1;
+  bool overlap = false;
 };
 
 using CaseKernel = void (*)(Case);
@@ -42,9 +43,10 @@ inline std::string run_case(CaseKernel kernel, const CaseShape& shape, int bug,
   const gpu::DeviceBuffer in(0, kCaseFloats * sizeof(float));
   const gpu::DeviceBuffer out(0, kCaseFloats * sizeof(float));
   gpu::copy_to_device(in.data(), values.data(), in.bytes(), nullptr);
+  in.seal();
   try {
     cuda::launch(kernel, shape.grid, shape.threads, shape.shared_bytes, nullptr,
-                 Case{bug, in.as<float>(), out.as<float>()}, {false, shape.cluster});
+                 Case{bug, in.as<float>(), out.as<float>()}, {shape.overlap, shape.cluster});
   } catch (const emu::Fault& fault) {
     return fault.what();
   }

@@ -135,7 +135,7 @@ inline GroupResult FlipGroup::on_device(int32_t& rounds_used) const {
   const auto n = static_cast<size_t>(images());
   const auto classes = static_cast<size_t>(rules.num_classes);
   const search::FlipPlan plan = search::plan_flips(rules);
-  const auto slots = static_cast<size_t>(plan.slots) + static_cast<size_t>(extra_slots);
+  auto slots = static_cast<size_t>(plan.slots) + static_cast<size_t>(extra_slots);  // the most
   const auto points = static_cast<size_t>(plan.points);
   const DeviceArray<search::FlipState> states(n, search::FlipState{});
   const DeviceArray<int32_t> image_index(n * slots, -9), step(n * slots, -9), active(n * slots, -9),
@@ -171,6 +171,7 @@ inline GroupResult FlipGroup::on_device(int32_t& rounds_used) const {
   b.path_step = path_step.data();
   b.path_logits = path_logits.data();
   b.logits_counterfactual = logits_counterfactual.data();
+  b.overlap = true;  // the emulator is strictest then
   cuda::FlipBeginParams begin;
   begin.buffers = b;
   begin.logits_source = source_logits.data();
@@ -178,6 +179,11 @@ inline GroupResult FlipGroup::on_device(int32_t& rounds_used) const {
   cuda::flip_begin(begin, nullptr);
   rounds_used = 0;
   for (int32_t round = 0; round <= plan.rounds; ++round) {
+    if (extra_slots == 0) {  // as few as the round can need
+      b.round = round;
+      b.slots = search::round_slots(rules, round);
+      slots = static_cast<size_t>(b.slots);
+    }
     cuda::flip_points(b, nullptr);
     const std::vector<int32_t> steps = step.values();
     const std::vector<int32_t> needed = active.values();

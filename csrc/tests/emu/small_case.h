@@ -25,6 +25,7 @@ class DeviceArray {
     gpu::copy_to_device(buffer_.data(), values.data(), buffer_.bytes(), nullptr);
   }
   T* data() const { return buffer_.template as<T>(); }
+  void seal() const { buffer_.seal(); }
   std::vector<T> read() const {
     std::vector<T> values(size_);
     gpu::copy_to_host(values.data(), buffer_.data(), buffer_.bytes(), nullptr);

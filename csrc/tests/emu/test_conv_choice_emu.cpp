@@ -40,6 +40,7 @@ void test_choice() {
   CAE_TEST_CHECK(path_with("90", "auto") == ConvPath::kWgmma);
   CAE_TEST_CHECK(path_with("90", "auto", "4") == ConvPath::kWgmma);
   CAE_TEST_CHECK(choose_conv(0).cluster == 4);
+  CAE_TEST_CHECK(!choose_conv(0).one_tile);
   CAE_TEST_CHECK(path_with("90", "wgmma") == ConvPath::kWgmma);
   CAE_TEST_CHECK(choose_conv(0).cluster == 2);
   CAE_TEST_CHECK(path_with("90", "portable") == ConvPath::kPortable);
@@ -69,14 +70,26 @@ void loses_wide_blocks(const ConvParams& p, void* stream) {
   cae::cuda::conv_tile(wrong, stream);
 }
 
+/// Wide blocks a little off, as another order of sums would put them: here, of the portable path.
+void adds_otherwise(const ConvParams& p, void* stream) {
+  ConvParams other = p;
+  if (p.block_columns == 128) {
+    other.path = ConvPath::kPortable;
+  }
+  cae::cuda::conv_tile(other, stream);
+}
+
 void test_disagreement() {
   setenv("CAE_EMU_ARCH", "90", 1);
   for (const int cluster : {1, 2, 4}) {
-    CAE_TEST_CHECK(conv_paths_agree(0, cluster));
+    const cae::gpu::ConvAgreement agreement = conv_paths_agree(0, cluster);
+    CAE_TEST_CHECK(agreement.close && agreement.same_bits);
   }
-  CAE_TEST_CHECK(!conv_paths_agree(0, 1, writes_nothing));
-  CAE_TEST_CHECK(!conv_paths_agree(0, 1, shifts_weights));
-  CAE_TEST_CHECK(!conv_paths_agree(0, 1, loses_wide_blocks));
+  CAE_TEST_CHECK(!conv_paths_agree(0, 1, writes_nothing).close);
+  CAE_TEST_CHECK(!conv_paths_agree(0, 1, shifts_weights).close);
+  CAE_TEST_CHECK(!conv_paths_agree(0, 1, loses_wide_blocks).close);
+  const cae::gpu::ConvAgreement agreement = conv_paths_agree(0, 1, adds_otherwise);
+  CAE_TEST_CHECK(agreement.close && !agreement.same_bits);
 }
 
 }  // namespace

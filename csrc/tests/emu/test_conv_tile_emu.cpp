@@ -249,7 +249,7 @@ void test_wgmma() {
 }
 
 /// Width of blocks and size of clusters change nothing, not one bit.
-void test_wgmma_shapes_agree() {
+void test_shapes_agree(ConvPath path) {
   ConvCase c = {ConvKind::kConv3x3,
                 ConvPrologue::kResidual,
                 ConvEpilogue::kMoments,
@@ -259,7 +259,7 @@ void test_wgmma_shapes_agree() {
                 72,
                 128,
                 64,
-                ConvPath::kWgmma,
+                path,
                 1};
   ConvProblem first(c, 5);
   cae::test::run_conv(first);
@@ -303,7 +303,8 @@ int main() {
   test_all_kinds();
   test_rows_are_looked_up_and_skipped(ConvPath::kPortable);
   test_wgmma();
-  test_wgmma_shapes_agree();
+  test_shapes_agree(ConvPath::kPortable);
+  test_shapes_agree(ConvPath::kWgmma);
   test_rows_are_looked_up_and_skipped(ConvPath::kWgmma);
   return cae::testing::finish("test_conv_tile_emu");
 }

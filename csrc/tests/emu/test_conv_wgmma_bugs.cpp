@@ -30,6 +30,8 @@ enum class Bug {
   kReleasedHereOnly,
   kClusterNotMet,
   kEndsEarly,
+  kNoPdlWait,
+  kLoadersDoNotPdlWait,
 };
 
 struct Seed {
@@ -108,6 +110,12 @@ KFN void wg_wait() {
   }
   dev::wg_wait<kLeft>();
 }
+KFN void pdl_wait() {
+  const bool loader = dev::tid() >= 256 && dev::tid() < 384;
+  if (!is(Bug::kNoPdlWait) && !(is(Bug::kLoadersDoNotPdlWait) && loader)) {
+    dev::pdl_wait();
+  }
+}
 KFN void sync() {
   // The second of two, before the crews part.
   if (!(is(Bug::kNoFirstBarrier) && ++block_barriers > dev::threads())) {
@@ -141,6 +149,7 @@ using Config = cae::cuda::WgmmaConfig<cae::cuda::ConvShape<ConvKind::kConv3x3>, 
 void launch_seeded(const ConvParams& p, void* stream) {
   cae::cuda::LaunchOptions options;
   options.cluster = p.cluster;
+  options.overlap = p.overlap;
   cae::cuda::launch(
       cae::cuda::conv_wgmma_kernel<Config, ConvPrologue::kResidual, ConvEpilogue::kMoments>,
       cae::cuda::Grid{cae::cuda::conv_tiles(p.out_height, p.out_width),
@@ -201,6 +210,8 @@ int main() {
   test_bug(Bug::kReleasedHereOnly, "a bulk copy", 2);  // unseen, or under way
   test_bug(Bug::kClusterNotMet, "is not initialised", 2);
   test_bug(Bug::kEndsEarly, "of the cluster may end before others arrive", 2);
+  test_bug(Bug::kNoPdlWait, "global access before pdl_wait()");
+  test_bug(Bug::kLoadersDoNotPdlWait, "global access before pdl_wait()", 2);
   CAE_TEST_CHECK(run(Bug::kNone, 2).empty());
   return cae::testing::finish("test_conv_wgmma_bugs");
 }

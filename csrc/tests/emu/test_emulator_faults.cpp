@@ -299,9 +299,9 @@ void test_memory() {
   };
   CAE_TEST_CHECK(said(launch_touch(values.data(), values.data() + 32), "out of bounds"));
   {
-    const cae::emu::ExternalMemory in(values.data(), 128, false);
+    const cae::emu::ExternalMemory in(values.data(), 128, cae::emu::ExternalUse::kRead);
     CAE_TEST_CHECK(said(launch_touch(values.data(), values.data()), "write to read-only memory"));
-    const cae::emu::ExternalMemory out(values.data() + 32, 128, true);
+    const cae::emu::ExternalMemory out(values.data() + 32, 128, cae::emu::ExternalUse::kWritten);
     CAE_TEST_CHECK(launch_touch(values.data(), values.data() + 32).empty());
   }
   CAE_TEST_CHECK(said(launch_touch(values.data(), values.data() + 32), "no device address"));

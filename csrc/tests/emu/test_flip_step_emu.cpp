@@ -15,6 +15,7 @@ using cae::search::FlipState;
 using cae::search::FlipStatus;
 using cae::search::kAnyTarget;
 using cae::search::plan_flips;
+using cae::search::round_slots;
 using cae::testing::DeviceArray;
 using cae::testing::FlipGroup;
 using cae::testing::GroupResult;
@@ -118,13 +119,27 @@ void test_plan() {
   FlipRules rules{2, 256, 4, 2, 0.0};
   CAE_TEST_CHECK(plan_flips(rules).slots == 5 && plan_flips(rules).rounds == 1 + 3);
   CAE_TEST_CHECK(plan_flips(rules).points == 5 + 3 * 3);
-  rules.coarse_batch = 2;
-  rules.depth = 4;  // four levels, then two
+  const auto slots = [&rules](const std::vector<int32_t>& wanted) {
+    for (size_t round = 0; round < wanted.size(); ++round) {
+      CAE_TEST_CHECK(round_slots(rules, static_cast<int32_t>(round)) == wanted[round]);
+    }
+  };
+  slots({5, 3, 3, 3, 1, 1});  // from the fifth on nothing is left
+  rules.depth = 4;
+  slots({5, 15, 3, 1});
+  rules.coarse = 1;
+  slots({2, 15, 15, 1});
+  rules.coarse = 4;
+  rules.coarse_batch = 2;  // images are in different rounds
+  slots({15, 15, 15, 15, 15});
   CAE_TEST_CHECK(plan_flips(rules).slots == 15 && plan_flips(rules).rounds == 3 + 2);
   CAE_TEST_CHECK(plan_flips(rules).points == 5 + 15 + 3);
   rules.depth = 1;
   rules.method = FlipMethod::kMargin;
   CAE_TEST_CHECK(plan_flips(rules).slots == 2);
+  rules.coarse_batch = cae::search::kWholeScan;
+  slots({5, 1, 1, 1});
+  rules.coarse_batch = 2;
   CAE_TEST_CHECK(plan_flips(rules).points == 5 + 6 + cae::search::kMarginSlack);
   rules.coarse = 256;
   CAE_TEST_CHECK(plan_flips(rules).rounds == 129 && plan_flips(rules).points == 257);
@@ -202,6 +217,8 @@ void test_errors() {
   buffers.slots = 2;
   buffers.max_points = 6;
   const auto launch = [&] { cae::cuda::flip_points(buffers, nullptr); };
+  CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(launch));
+  buffers.round = 1;  // needs three
   CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(launch));
   buffers.slots = 3;
   buffers.max_points = 5;

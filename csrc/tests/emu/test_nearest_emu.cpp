@@ -98,6 +98,7 @@ void test_choice(const Problem& p) {
   const cae::gpu::DeviceBuffer workspace(
       0, cae::cuda::nearest_workspace_bytes(p.images(), p.rows, p.k));
   NearestParams params;
+  params.overlap = true;  // the emulator is strictest then
   params.images = p.images();
   params.rows = p.rows;
   params.code_dim = p.dim;

@@ -179,6 +179,8 @@ Result run(const Problem& p, const Extras& extras = {}) {
   const DeviceArray<int32_t> finite(static_cast<size_t>(kSlots) * output_tiles(p.size), -5);
   const DeviceArray<int32_t> active(std::vector<int32_t>{1, 0, 1});
   OutputConvParams params;
+  params.overlap = true;  // the emulator is strictest then
+  weights.seal();
   params.slots = kSlots;
   params.size = p.size;
   params.channels = p.stored;

@@ -24,7 +24,7 @@ using cae::cuda::ConvPrologue;
 
 constexpr int kMostChannels = 512;  // what the engine serves, see engine/gpu_network.cpp
 constexpr int kMostInputs = 4 * kMostChannels;  // of the individual code
-constexpr int kMostWideInputs = 704;            // for blocks of 128 columns, see gpu_layers.cpp
+constexpr int kMostWideInputs = 704;            // for blocks of 128 columns, see gpu_tiles.cpp
 
 enum class Outcome { kRefused, kStarted };
 

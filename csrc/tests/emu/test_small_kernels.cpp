@@ -39,6 +39,7 @@ void test_import(int rows, int channels, int size) {
   const DeviceArray<float> in(image);
   const DeviceArray<uint16_t> out(static_cast<size_t>(rows) * pixels * stored);
   ImportStreamParams params;
+  params.overlap = true;  // the emulator is strictest then
   params.rows = rows;
   params.height = size;
   params.width = size;
@@ -79,6 +80,7 @@ void test_finish(int channels, int height, int width, bool has_stream,
   const DeviceArray<uint16_t> stream(y.size());
   const DeviceArray<float> image(static_cast<size_t>(kRows) * channels * pixels);
   FinishStreamParams params;
+  params.overlap = true;  // the emulator is strictest then
   params.rows = kRows;
   params.height = height;
   params.width = width;
@@ -179,6 +181,7 @@ void test_moments(int rows, int parts, int merged_parts, int channels) {
   const DeviceArray<float> device_counts(counts);
   const DeviceArray<float> merged(static_cast<size_t>(rows) * merged_parts * channels * 2);
   cae::cuda::MergeMomentsParams params;
+  params.overlap = true;  // the emulator is strictest then
   params.rows = rows;
   params.parts = parts;
   params.merged_parts = merged_parts;
@@ -260,6 +263,7 @@ void test_class_head(int rows, int parts, int channels, int code_dim) {
   const DeviceArray<float> device_bias(bias);
   const DeviceArray<float> code(static_cast<size_t>(rows) * code_dim);
   cae::cuda::ClassHeadParams params;
+  params.overlap = true;  // the emulator is strictest then
   params.rows = rows;
   params.parts = parts;
   params.channels = channels;

@@ -43,6 +43,7 @@ void check_paths(const std::vector<float>& vertices, int vertex_count, int code_
   const DeviceArray<int32_t> device_active(active);
   const DeviceArray<float> codes(static_cast<size_t>(rows) * code_dim);
   PathCodesParams params;
+  params.overlap = true;  // the emulator is strictest then
   params.rows = rows;
   params.vertex_count = vertex_count;
   params.code_dim = code_dim;
@@ -130,12 +131,14 @@ void test_linear(const LinearCase& c) {
   const DeviceArray<float> device_weight(weight);
   const DeviceArray<float> device_bias(bias);
   LinearParams params;
+  params.overlap = true;  // the emulator is strictest then
   params.in = c.in;
   params.out = c.out;
   params.relu = c.relu ? 1 : 0;
   params.x = device_x.data();
   params.x_stride = x_stride;
   params.weight = device_weight.data();
+  device_weight.seal();
   params.bias = c.out > 4 ? device_bias.data() : nullptr;
   std::vector<float> first;
   for (const int rows : {kRows, 1, 3, 5, 17}) {

@@ -94,6 +94,7 @@ void test_ring(const RingCase& c) {
   const DeviceArray<float> ring_rows(static_cast<size_t>(kRows) * 4 * c.width * stored_out);
   const DeviceArray<float> ring_columns(static_cast<size_t>(kRows) * 4 * c.height * stored_out);
   UpsampleRingParams params;
+  params.overlap = true;  // the emulator is strictest then
   params.prologue = c.prologue;
   params.rows = kRows;
   params.height = c.height;
@@ -227,7 +228,7 @@ void test_layer() {
     std::vector<std::unique_ptr<cae::emu::ExternalMemory>> guards;
     const auto guard = [&](const auto& values) {
       guards.push_back(std::make_unique<cae::emu::ExternalMemory>(
-          values.data(), values.size() * sizeof(values[0]), true));
+          values.data(), values.size() * sizeof(values[0]), cae::emu::ExternalUse::kWritten));
     };
     guard(p.y);
     guard(p.partials_in);
