@@ -152,6 +152,21 @@ def test_a_gradient_far_longer_than_usual_is_shortened() -> None:
     assert other.to_dict()["usual"] == saved["usual"]
 
 
+@pytest.mark.parametrize(("warmup", "share"), [(1000, 0.1), (0, 1.0)])
+def test_a_warmed_class_encoder_learns_slowly(warmup: int, share: float) -> None:
+    config = cf.CAEConfig(
+        image_size=16, in_channels=1, channels=4, num_blocks=1, num_classes=2, modulation_width=8
+    )
+    options = TrainOptions(data="d", out="o", warmup_steps=warmup, weight_decay=0.0)
+    state = TrainingState(config, options, torch.device("cpu"))
+    before = {name: value.clone() for name, value in state.generator.state_dict().items()}
+    assert state.set_rate() == options.learning_rate
+    state.update_generator(torch.stack([p.sum() for p in state.generator.parameters()]).sum())
+    for name, value in state.generator.state_dict().items():
+        moved = options.learning_rate * (share if name.startswith("class_encoder.") else 1.0)
+        torch.testing.assert_close(before[name] - value, torch.full_like(value, moved))
+
+
 def brightness(images: Any) -> Any:
     """A classifier of dark and light images."""
     mean = np.asarray(images).mean(axis=(1, 2, 3))

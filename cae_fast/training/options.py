@@ -120,7 +120,8 @@ class TrainOptions:
             another one than `classifier`, so that the measured swap success is not trained for
             directly. "none": no critic, as in the method's papers; many more steps are needed.
         warmup_steps: Steps in which the class encoder is first trained alone, with batch norms that
-            are then folded into its convolutions. 0: none.
+            are then folded into its convolutions; in the run it then learns at a tenth of the
+            rate. 0: none.
         weights: Weights of the losses.
         augment: "flip": random left-right mirroring; "dihedral": all eight symmetries of the
             square; "strong": turned, scaled, shifted, mirrored and blurred, with other grey levels,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,9 @@ _COSINE_END = 0.02
 # one such step can end all ReLUs of a layer for good.
 _LONGEST = 4.0
 _USUAL_DECAY = 0.98
+# Of the learning rate, for a class encoder that has had its own lesson: batches of few images would
+# make it unlearn that.
+_WARMED = 0.1
 
 
 class TrainingState:
@@ -62,7 +66,8 @@ class TrainingState:
         self.best = -math.inf
         self._usual: dict[str, float] = {}
         self._options = options
-        self._adam_g = _adam(self.generator, options)
+        warmed = list(self.generator.class_encoder.parameters()) if options.warmup_steps else []
+        self._adam_g = _adam(self.generator, options, slow=warmed)
         self._adam_d = _adam(self.discriminator, options)
 
     def set_rate(self) -> float:
@@ -71,7 +76,7 @@ class TrainingState:
         rate = options.learning_rate * schedule_factor(options.schedule, self.step, options.steps)
         for optimiser in (self._adam_g, self._adam_d):
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
         return rate
 
     def update_discriminator(self, loss: Tensor) -> None:
@@ -177,10 +182,14 @@ def average_gradients(network: nn.Module) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def _adam(network: nn.Module, options: TrainOptions) -> torch.optim.Adam:
+def _adam(
+    network: nn.Module, options: TrainOptions, slow: Sequence[nn.Parameter] = ()
+) -> torch.optim.Adam:
+    apart = {id(parameter) for parameter in slow}
+    others = [parameter for parameter in network.parameters() if id(parameter) not in apart]
+    groups = [{"params": others, "share": 1.0}]
+    if slow:
+        groups.append({"params": list(slow), "share": _WARMED})
     return torch.optim.Adam(
-        network.parameters(),
-        lr=options.learning_rate,
-        betas=_BETAS,
-        weight_decay=options.weight_decay,
+        groups, lr=options.learning_rate, betas=_BETAS, weight_decay=options.weight_decay
     )
