@@ -52,7 +52,7 @@ from .warmup import restore_class_encoder, train_class_encoder
 #: Called after each logged step with its number, the number of steps, losses and rates.
 TrainProgress = Callable[[int, int, dict[str, float]], None]
 
-_INTERIM_SWAPS = 64
+_INTERIM_PATHS = 8
 _HELD_OUT_LIMIT = 512
 _PLAINLY = 0.1  # of a score of at most 3: more than few images make by chance
 
@@ -228,7 +228,7 @@ class _Run:
                         progress(state.step, options.steps, numbers | {"steps_per_s": rate})
                     journal.show(state.step, numbers, rate)
                 if self.processes.first and (state.step % sample_every == 0 and not last):
-                    measured = self._measure(swaps=_INTERIM_SWAPS)
+                    measured = self._measure(paths=_INTERIM_PATHS)
                     journal.measured(state.step, measured)
                     self._write_samples()
                     self._keep_best(measured, values)
@@ -319,10 +319,9 @@ class _Run:
             self.state.best = score
             self._save(BEST, values)
 
-    def _measure(self, *, swaps: int | None = None) -> dict[str, Any]:
+    def _measure(self, **amount: int) -> dict[str, Any]:
         if len(np.unique(self.held_labels)) < 2:
             return {}
-        amount = {} if swaps is None else {"swaps": swaps, "paths": 8}
         return measure_promises(
             self.state.mean,
             self.held,
