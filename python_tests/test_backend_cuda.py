@@ -259,8 +259,10 @@ def test_launches_may_overlap(conv: str, gpu: str, monkeypatch: pytest.MonkeyPat
             assert backend.engine.overlap == overlapping
             for name, count in module.launch_counts().items():
                 assert count["overlapped"] == (count["launches"] if overlapping else 0), name
-    for got, plain in zip(results[1], results[0], strict=True):
-        np.testing.assert_array_equal(got, plain)
+    same = results[1:] if conv == "portable" else results[1:2]  # the last has another path
+    for result in same:
+        for got, plain in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(got, plain)
     monkeypatch.setenv("CAE_GPU_OVERLAP", "2")
     with pytest.raises(ValueError, match="CAE_GPU_OVERLAP must be 0 or 1, got 2"):
         make(model, gpu)

@@ -92,6 +92,14 @@ def test_images_of_some_classes_are_measured(work: Workspace, tmp_path: Path) ->
         rows = list(csv.DictReader(file))
     assert len(rows) == 3
     assert {row["label"] for row in rows} == {"class 0", "class 2"}
+    done = cae_fast(
+        *arguments(work, out, *chosen[:2], "--classes", "class 1", "--no-sanity"),
+        "--overwrite",
+        "--json",
+    )
+    assert done.code == 0, done.err
+    assert not any("better than chance" in note for note in done.json["notes"])
+    assert any("2 of 3 classes have no image here" in note for note in done.json["notes"])
 
 
 def test_masks_that_do_not_match_are_named(work: Workspace, tmp_path: Path) -> None:

@@ -20,7 +20,11 @@ torch = pytest.importorskip("torch")
 # These need torch.
 from cae_fast.networks import CAEModule  # noqa: E402
 from cae_fast.training.adversaries import ByClassAdversary, ClassHeadAdversary  # noqa: E402
-from cae_fast.training.augmentation import augmented, strongly_augmented  # noqa: E402
+from cae_fast.training.augmentation import (  # noqa: E402
+    augmented,
+    strongly_augmented,
+    varied,
+)
 from cae_fast.training.classifier_network import ResidualClassifier  # noqa: E402
 from cae_fast.training.critic import Critic  # noqa: E402
 from cae_fast.training.losses import (  # noqa: E402
@@ -253,14 +257,14 @@ def test_strong_augmentation_varies_place_and_grey_levels_within_its_limits() ->
     disc = np.where(np.hypot(rows - 23.5, columns - 23.5) < 8, 0.6, -0.6).astype(np.float32)
     images = torch.from_numpy(disc).expand(200, 3, 48, 48).contiguous()
     before = images.clone()
-    varied = strongly_augmented(images, np.random.default_rng(0))
-    assert varied.shape == images.shape
-    assert varied.dtype == torch.float32
+    moved = strongly_augmented(images, np.random.default_rng(0))
+    assert moved.shape == images.shape
+    assert moved.dtype == torch.float32
     assert torch.equal(images, before)
-    assert torch.equal(varied, strongly_augmented(images, np.random.default_rng(0)))
-    assert float(varied.abs().max()) <= 1
-    assert torch.equal(varied[:, 0], varied[:, 2])  # a grey image stays grey
-    levels = varied[:, 0].numpy()
+    assert torch.equal(moved, strongly_augmented(images, np.random.default_rng(0)))
+    assert float(moved.abs().max()) <= 1
+    assert torch.equal(moved[:, 0], moved[:, 2])  # a grey image stays grey
+    levels = moved[:, 0].numpy()
     low, high = levels.min(axis=(1, 2)), levels.max(axis=(1, 2))
     assert (high - low > 0.3).all(), "the disc must stay visible"
     assert (high - low).std() > 0.1
@@ -274,7 +278,10 @@ def test_strong_augmentation_varies_place_and_grey_levels_within_its_limits() ->
     assert (centre.std(axis=0) > 1).all()
     halves = torch.full((200, 1, 48, 48), -0.6)
     halves[..., 24:] = 0.6  # bright on the right
-    sides = strongly_augmented(halves, np.random.default_rng(1)).mean(dim=(1, 2))
+    strong = augmented(halves, "strong", np.random.default_rng(1))
+    assert torch.equal(strong, strongly_augmented(halves, np.random.default_rng(1)))
+    assert torch.equal(strong, varied(halves, "strong", np.random.default_rng(1)))  # shifted once
+    sides = strong.mean(dim=(1, 2))
     right = float((sides[:, 47] > sides[:, 0]).float().mean())
     assert 0.3 < right < 0.7
 

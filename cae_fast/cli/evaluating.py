@@ -113,7 +113,7 @@ def evaluate(
     network = CAE.load(model)
     dataset = ImageDataset.from_folder(data, split=None if split == "all" else split)
     agree({"model": network.config.class_names, "data": dataset.class_names}, error=CAEError)
-    dataset = _limited(_of_classes(dataset, classes), limit)
+    dataset = _limited(_of_classes(dataset, classes, split), limit)
     found_masks = load_masks(dataset, network.config.image_size, masks)
     if bank is not None:
         codes, known = CodeBank.load(bank), ImageDataset.from_folder(data)
@@ -154,7 +154,8 @@ def evaluate(
         "command": shlex.join(["cae-fast", *sys.argv[1:]]),
         "model": f"{model.name} {network.sha256[:12]}",
         "classifier": f"{asked.name} {(asked.sha256 or 'without a hash')[:12]}",
-        "data": f"{data.name}, split {split}, {len(dataset)} images",
+        "data": f"{data.name}, split {split}, {len(dataset)} images"
+        + (f" of {classes}" if classes else ""),
         "bank": f"{len(codes)} images",
         "seed": seed,
         "machine": _machine(),
@@ -188,7 +189,7 @@ def _method_names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _of_classes(dataset: ImageDataset, text: str | None) -> ImageDataset:
+def _of_classes(dataset: ImageDataset, text: str | None, split: str) -> ImageDataset:
     """The images of the classes named."""
     import numpy as np
 
@@ -202,7 +203,10 @@ def _of_classes(dataset: ImageDataset, text: str | None) -> ImageDataset:
             f"{', '.join(dataset.class_names)}"
         )
     wanted = [dataset.class_names.index(name) for name in names]
-    return dataset.subset(np.flatnonzero(np.isin(dataset.labels, wanted)))
+    rows = np.flatnonzero(np.isin(dataset.labels, wanted))
+    if not len(rows):
+        raise ValueError(f"--classes: split {split} has no image of {', '.join(names)}")
+    return dataset.subset(rows)
 
 
 def _limited(dataset: ImageDataset, limit: int | None) -> ImageDataset:

@@ -53,7 +53,11 @@ def train(
         ),
     ] = None,
     warmup_steps: Annotated[
-        int, typer.Option(help="Steps in which the class encoder is trained alone first.")
+        int,
+        typer.Option(
+            help="Steps in which the class encoder is trained alone first; in the run it then "
+            "learns at a tenth of the rate."
+        ),
     ] = 1000,
     augment: Annotated[str, typer.Option(help="none, flip, dihedral or strong.")] = "flip",
     validation_fraction: Annotated[float, typer.Option(help="Share held out, by group.")] = 0.1,

@@ -130,7 +130,7 @@ def judge_classifier(
     chance = 1 / len(present)
     # The variance of a mean of recalls at chance, each over its own images.
     error = math.sqrt(sum(chance * (1 - chance) / counts[k] for k in present)) / len(present)
-    if accuracy <= chance + 2 * error:
+    if len(present) > 1 and accuracy <= chance + 2 * error:
         notes.append(
             f"the classifier is not clearly better than chance on these {len(labels)} images: "
             f"balanced accuracy {accuracy:.2f}, chance is {chance:.2f}; explanations of it mean "

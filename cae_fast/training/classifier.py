@@ -116,6 +116,7 @@ def train_classifier(
             "width": options.width,
             "augment": options.augment,
             "noise": options.noise,
+            "patience": options.patience,
             "torch": torch.__version__,
         },
     }

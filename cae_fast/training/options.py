@@ -243,7 +243,8 @@ class ClassifierOptions:
         batch_size: Images per step.
         learning_rate: AdamW's rate at the start; a cosine takes it to zero.
         weight_decay: AdamW's weight decay.
-        augment: As in `TrainOptions`; images are also shifted by up to a sixteenth of their side.
+        augment: As in `TrainOptions`; images are also shifted by up to a sixteenth of their side,
+            which "strong" does by itself.
         noise: Largest standard deviation of noise added to the images, drawn for each anew; the
             range of pixels is 2.
         patience: Epochs without a better validation result before training ends.

@@ -75,8 +75,8 @@ class TrainingState:
         options = self._options
         rate = options.learning_rate * schedule_factor(options.schedule, self.step, options.steps)
         for optimiser in (self._adam_g, self._adam_d):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * group["share"]
+            for group, share in zip(optimiser.param_groups, (1.0, _WARMED), strict=False):
+                group["lr"] = rate * share
         return rate
 
     def update_discriminator(self, loss: Tensor) -> None:
@@ -187,9 +187,7 @@ def _adam(
 ) -> torch.optim.Adam:
     apart = {id(parameter) for parameter in slow}
     others = [parameter for parameter in network.parameters() if id(parameter) not in apart]
-    groups = [{"params": others, "share": 1.0}]
-    if slow:
-        groups.append({"params": list(slow), "share": _WARMED})
+    groups = [{"params": others}] + ([{"params": list(slow)}] if slow else [])
     return torch.optim.Adam(
         groups, lr=options.learning_rate, betas=_BETAS, weight_decay=options.weight_decay
     )

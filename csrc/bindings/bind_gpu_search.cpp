@@ -242,6 +242,8 @@ py::tuple place(const std::shared_ptr<GpuSearch>& search, int32_t round, const p
 
 void step(GpuSearch& search, int32_t round, const py::object& logits, const py::object& stream) {
   const Stream queue = read_stream(stream);
+  CAE_CHECK(round >= 0 && round < search.rounds(), "round must be in 0..", search.rounds() - 1,
+            ", got ", round);
   const DeviceArgument argument(logits, "logits", kDlFloat, search.engine().device(), queue);
   cae::check_shape(argument.shape(), "logits",
                    {search.round_points(round), search.plan().rules.num_classes});

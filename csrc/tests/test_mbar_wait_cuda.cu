@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "check_test.h"
+#include "cuda/conv_tile_cuda.h"
 #include "cuda/device_cuda.h"
 #include "simt/launch.h"
 #include "simt/simt.h"
@@ -68,9 +69,10 @@ int main() {
     std::printf("%s: %s\n", required ? "failed" : "skipped", status.error.c_str());
     return required ? 1 : kSkipped;
   }
-  if (status.devices[0].major != 9) {
-    std::printf("nothing to test: compute capability %d.%d\n", status.devices[0].major,
-                status.devices[0].minor);
+  if (status.devices[0].major != 9 || !cae::cuda::conv_wgmma_built()) {
+    std::printf("nothing to test: compute capability %d.%d, sm_90a %s built\n",
+                status.devices[0].major, status.devices[0].minor,
+                cae::cuda::conv_wgmma_built() ? "is" : "is not");
     return 0;
   }
   test_wait();
