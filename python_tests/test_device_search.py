@@ -159,6 +159,9 @@ def test_a_round_has_the_points_that_it_can_need(
         logits[:, -1] = [0, 1]
         search.step(i, logits.reshape(-1, 2))
     assert counts == wanted
+    for beyond in (-1, search.rounds):
+        with pytest.raises(ValueError, match="round must be in"):
+            search.step(beyond, logits.reshape(-1, 2))
     found = search.result()
     assert len(set(found["hi"])) == 1
     if "coarse_batch" not in rules:  # where step 0 hits already
