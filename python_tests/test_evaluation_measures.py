@@ -108,6 +108,7 @@ def test_bootstrap_draws_groups() -> None:
     part = bootstrap_mean([1.0, np.nan, 3.0], ["a", "b", "c"])
     assert (part.mean, part.count) == (2, 2)
     assert bootstrap_mean([np.nan], ["a"]).count == 0
+    assert bootstrap_mean(values, ["a"] * 100) == alone  # one group: images are drawn
 
 
 def test_rank_correlation() -> None:

@@ -34,7 +34,8 @@ def bootstrap_mean(
 
     Args:
         values: [N]; NaN is left out.
-        groups: Group of each, N; whole groups are drawn with replacement.
+        groups: Group of each, N; whole groups are drawn with replacement. Where all are of one,
+            images are drawn: what other groups would give stays unknown.
         draws: How often.
         seed: Of the draws.
     """
@@ -45,6 +46,8 @@ def bootstrap_mean(
     if not known.any():
         return Interval(np.nan, np.nan, np.nan, 0)
     _, member = np.unique(np.asarray(groups, dtype=str)[known], return_inverse=True)
+    if not member.any():
+        member = np.arange(len(member))
     sums = np.bincount(member, numbers[known])
     sizes = np.bincount(member)
     drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
