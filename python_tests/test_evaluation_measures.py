@@ -100,7 +100,7 @@ def test_pictures() -> None:
 
 def test_bootstrap_draws_groups() -> None:
     values = np.repeat([0.0, 1.0], 50)
-    alone = bootstrap_mean(values, [str(i) for i in range(100)])
+    alone = bootstrap_mean(values, [f"{i:03}" for i in range(100)])
     together = bootstrap_mean(values, ["a"] * 50 + ["b"] * 50)
     assert alone.mean == together.mean == 0.5
     assert 0.38 < alone.low < 0.45 < 0.55 < alone.high < 0.62
