@@ -75,6 +75,7 @@ class TrainingState:
         options = self._options
         rate = options.learning_rate * schedule_factor(options.schedule, self.step, options.steps)
         for optimiser in (self._adam_g, self._adam_d):
+            # A second group is the warmed class encoder's.
             for group, share in zip(optimiser.param_groups, (1.0, _WARMED), strict=False):
                 group["lr"] = rate * share
         return rate

@@ -206,8 +206,6 @@ DeviceArray decode(const std::shared_ptr<GpuSearch>& search, int32_t round,
                    const py::object& stream) {
   const Stream queue = read_stream(stream);
   search->set_queue(queue);
-  CAE_CHECK(round >= 0 && round < search->rounds(), "round must be in 0..", search->rounds() - 1,
-            ", got ", round);
   without_gil([&] {
     const Lock lock(search->engine().turn());
     search->decode(round, queue);
@@ -229,8 +227,6 @@ DeviceArray decode(const std::shared_ptr<GpuSearch>& search, int32_t round,
 /// Class codes, images they are of, and where pictures and their finiteness go.
 py::tuple place(const std::shared_ptr<GpuSearch>& search, int32_t round, const py::object& stream) {
   const Stream queue = read_stream(stream);
-  CAE_CHECK(round >= 0 && round < search->rounds(), "round must be in 0..", search->rounds() - 1,
-            ", got ", round);
   without_gil([&] { search->place(round, queue); });
   const int64_t points = search->round_points(round);
   return py::make_tuple(view_of(search, const_cast<float*>(search->point_codes()),
@@ -242,8 +238,6 @@ py::tuple place(const std::shared_ptr<GpuSearch>& search, int32_t round, const p
 
 void step(GpuSearch& search, int32_t round, const py::object& logits, const py::object& stream) {
   const Stream queue = read_stream(stream);
-  CAE_CHECK(round >= 0 && round < search.rounds(), "round must be in 0..", search.rounds() - 1,
-            ", got ", round);
   const DeviceArgument argument(logits, "logits", kDlFloat, search.engine().device(), queue);
   cae::check_shape(argument.shape(), "logits",
                    {search.round_points(round), search.plan().rules.num_classes});

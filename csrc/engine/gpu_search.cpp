@@ -228,6 +228,7 @@ void GpuSearch::make_table(int64_t rows, const int32_t* image_index, const int32
 }
 
 int32_t GpuSearch::round_points(int32_t round) const {
+  CAE_CHECK(round >= 0 && round < rounds_, "round must be in 0..", rounds_ - 1, ", got ", round);
   return plan_.images * search::round_slots(plan_.rules, round);
 }
 

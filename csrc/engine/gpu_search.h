@@ -86,7 +86,8 @@ class GpuSearch {
   /// holds the polylines, of which the first vertex is replaced by the image's own code.
   void begin(const float* logits, bool given, Stream queue);
   /// Points that round `round` decodes: of each image as many as that round can need, slots() at
-  /// most, one image behind the other.
+  /// most, one image behind the other. Throws std::invalid_argument for a round outside
+  /// [0, rounds()), as do decode(), place() and, in the bindings, step().
   int32_t round_points(int32_t round) const;
   /// Decodes the points of round `round`, in [0, rounds()).
   void decode(int32_t round, Stream queue);

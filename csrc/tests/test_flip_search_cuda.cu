@@ -6,13 +6,12 @@
 
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <string>
 #include <vector>
 
 #include "check_test.h"
 #include "cuda/device_cuda.h"
+#include "gpu_test.h"
 #include "random_path.h"
 #include "search/flip_search.h"
 #include "simt/cuda_check.cuh"
@@ -24,7 +23,6 @@ using cae::search::FlipState;
 using cae::testing::random_case;
 using cae::testing::RandomCase;
 
-constexpr int kSkipped = 77;
 constexpr int32_t kCases = 20000;
 constexpr int32_t kMaxPoints = 257;  // of random_case
 constexpr int32_t kMaxClasses = 5;
@@ -94,10 +92,7 @@ void test_same_as_host() {
 int main() {
   const cae::CudaStatus status = cae::cuda_status();
   if (status.devices.empty()) {
-    const char* require = std::getenv("CAE_REQUIRE");
-    const bool required = require != nullptr && std::strstr(require, "cuda") != nullptr;
-    std::printf("%s: %s\n", required ? "failed" : "skipped", status.error.c_str());
-    return required ? 1 : kSkipped;
+    return cae::testing::without_gpu(status);
   }
   for (size_t device = 0; device < status.devices.size(); ++device) {
     cae::check_cuda_device(static_cast<int32_t>(device));

@@ -6,18 +6,15 @@
 
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 
 #include "check_test.h"
 #include "cuda/conv_tile_cuda.h"
 #include "cuda/device_cuda.h"
+#include "gpu_test.h"
 #include "simt/launch.h"
 #include "simt/simt.h"
 
 namespace {
-
-constexpr int kSkipped = 77;
 
 struct WaitParams {
   int comes;
@@ -64,10 +61,7 @@ void test_wait() {
 int main() {
   const cae::CudaStatus status = cae::cuda_status();
   if (status.devices.empty()) {
-    const char* require = std::getenv("CAE_REQUIRE");
-    const bool required = require != nullptr && std::strstr(require, "cuda") != nullptr;
-    std::printf("%s: %s\n", required ? "failed" : "skipped", status.error.c_str());
-    return required ? 1 : kSkipped;
+    return cae::testing::without_gpu(status);
   }
   if (status.devices[0].major != 9 || !cae::cuda::conv_wgmma_built()) {
     std::printf("nothing to test: compute capability %d.%d, sm_90a %s built\n",
