@@ -137,13 +137,13 @@ KERNEL void __launch_bounds__(32) uncommitted_kernel(const Case p) {
   }
 }
 
-// Addresses, by bug.
+// Addresses, by bug, in up to six blocks, each of which writes words of its own.
 KERNEL void __launch_bounds__(128) address_kernel(const Case p) {
   const int tid = dev::tid();
   constexpr int kEnd = cae::testing::kCaseFloats;
   const uint32_t shared = dev::smem_base();
   dev::stsf(shared + tid * 4, 1.0F);
-  dev::store(p.out + tid, dev::load(p.in + tid));
+  dev::store(p.out + (dev::by() * 3 + dev::bx()) * 128 + tid, dev::load(p.in + tid));
   if (tid != 77) {
     return;
   }
