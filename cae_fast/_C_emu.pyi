@@ -81,6 +81,7 @@ class GpuSearch(metaclass=_Bound):
         coarse_batch: int | None = None,
         method: str = "bisection",
         exemplars: int = 1,
+        reach: float = 1.0,
         vertices: int = 2,
         against_image: bool = False,
         classifier_input: dict[str, Any] | None = None,

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
         OutOfMemory,
         ServiceError,
     )
-    from .explainer import Codes, Explainer
-    from .explanation import Explanation
+    from .explainer import Explainer
+    from .explanation import Codes, Explanation
     from .images import load_images
     from .model import CAE, CAEConfig
 
@@ -59,8 +59,8 @@ _HOMES = {
         "OutOfMemory",
         "ServiceError",
     ),
-    "explainer": ("Codes", "Explainer"),
-    "explanation": ("Explanation",),
+    "explainer": ("Explainer",),
+    "explanation": ("Codes", "Explanation"),
     "images": ("load_images",),
     "model": ("CAE", "CAEConfig"),
 }

@@ -97,6 +97,7 @@ class Client:
         path: str = "line",
         tolerance: float = 1 / 256,
         k: int | None = None,
+        reach: float | None = None,
         search: str = "bisection",
         saliency: str = "difference",
         min_probability: float = 0.0,
@@ -109,10 +110,11 @@ class Client:
                 or a list of these; or a batch, float32 [N, C, S, S] in [-1, 1] of the model's size.
             target: None, a class index or name, or "any"; or a list of these, one for each image.
             model: Its name at the service; None is the first.
-            path: As in :meth:`cf.Explainer.explain`; so are `tolerance`, `search`,
+            path: As in :meth:`cf.Explainer.explain`; so are `tolerance`, `reach`, `search`,
                 `saliency`, `min_probability` and `frames`.
             tolerance: Width of the final bracket.
             k: Nearest exemplars averaged; None: as the service has it for this model.
+            reach: Length of the path over the distance to them.
             search: "bisection" or "margin".
             saliency: Kind of map.
             min_probability: Of a flip.
@@ -134,6 +136,7 @@ class Client:
             "path": path,
             "tolerance": tolerance,
             "k": k,
+            "reach": reach,
             "search": search,
             "saliency": saliency,
             "min_probability": min_probability,

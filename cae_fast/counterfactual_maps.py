@@ -98,6 +98,7 @@ def mean_over_exemplars(explainer: Explainer, explanation: Explanation, k: int =
             name: asked[name]
             for name in ("path", "tolerance", "min_probability", "coarse", "search")
         } | {"saliency_against": asked["saliency_against"], "target": _targets(found, rows)}
+        arguments["reach"] = found.reach
         for j in range(k):
             one = explainer.explain(images, exemplars=exemplar[rows, j], **arguments).numpy()
             flipped[rows, j] = np.asarray(one.status == "flipped")
@@ -181,6 +182,7 @@ def path_ends(explainer: Explainer, found: Explanation, rows: npt.NDArray[np.int
             found.exemplar[rows[known]],
             [1.0],
             path=found.meta["parameters"]["path"],
+            reach=found.reach,
         )[:, 0]
         good = np.isfinite(drawn).all(axis=(1, 2, 3))
         ends[known[good]] = drawn[good]

@@ -51,6 +51,8 @@ class Group:
             is straight to the nearest `k` of the bank.
         pool: Rows of the bank [B] that may be exemplars; None with `paths`.
         k: Bank rows averaged.
+        reach: How far beyond them paths lead, see :class:`.manifold.paths.GuidedPaths`; 1 with
+            `paths`.
         rules: Of the search.
         against_image: Differences are to the image, not to its reconstruction.
         form: How the classifier wants path points; None: as images.
@@ -63,6 +65,7 @@ class Group:
     paths: Float32 | None
     pool: npt.NDArray[np.bool_] | None
     k: int
+    reach: float
     rules: SearchRules
     against_image: bool
     form: InputForm | None = None
@@ -147,7 +150,8 @@ class DeviceSearcher:
     def _plan(self, group: Group) -> _Plan:
         rules, count = group.rules, len(group.images)
         width = None if group.paths is None else group.paths.shape[1]
-        key = (count, rules, group.k, width, _name(group.pool), group.against_image, group.form)
+        ends = group.k, group.reach, width, _name(group.pool)
+        key = (count, rules, *ends, group.against_image, group.form)
         plan = self._plans.pop(key, None)
         if plan is None:
             while len(self._plans) >= _KEPT:
@@ -186,6 +190,7 @@ class DeviceSearcher:
             coarse_batch=None if few else 1,
             method=rules.search,
             exemplars=group.k,
+            reach=group.reach,
             vertices=2 if group.paths is None else group.paths.shape[1],
             against_image=group.against_image,
             classifier_input=None if group.form is None else group.form.to_dict(),

@@ -247,6 +247,7 @@ class ExplainJob:
             paths=laid,
             pool=self.exemplars.pool,
             k=1 if given else self.exemplars.k,
+            reach=1.0 if given else self.paths.reach,
             rules=self.rules,
             against_image=self.against == "image",
             form=self.on_device.form,
@@ -276,8 +277,12 @@ class ExplainJob:
         return searched
 
     def _codes_of(self, images: Any) -> Float32:
-        """Class codes [n, D], zeros where they overflow: such images are searched again."""
-        if self.exemplars.choice is None and self.paths.kind == "line":
+        """Class codes [n, D], zeros where they overflow: such images are searched again.
+
+        Zeros also where nothing depends on them: a path's first vertex is replaced on the device.
+        """
+        ends_given = self.exemplars.choice is None and self.paths.kind == "line"
+        if ends_given and self.paths.reach == 1:
             return np.zeros((len(images), self.exemplars.code_dim), dtype=np.float32)
         codes = to_numpy(self.backend.encode_class(images)).astype(np.float32)
         return np.where(np.isfinite(codes).all(axis=1, keepdims=True), codes, np.float32(0))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -32,26 +31,13 @@ from .device_search import LARGEST_CODE, DeviceSearcher
 from .errors import ClassifierError
 from .exemplars import Exemplars
 from .explain_job import ExplainJob, OnDevice, stepping_of
-from .explanation import Explanation
-from .manifold.paths import GuidedPaths, decode_along
+from .explanation import Codes, Explanation
+from .manifold.paths import GuidedPaths, decode_along, default_reach
 from .maps import Against, MapKind, check_maps, make_maps
 from .memory import allocate_rows, in_groups
 from .model import CAE
 from .path_search import Clock, search_rules
 from .targets import check_target, row_texts
-
-
-@dataclass(frozen=True)
-class Codes:
-    """Both codes of N images.
-
-    Attributes:
-        individual: What stays the image's own, [N, 4w, S / 4, S / 4].
-        class_code: What the classes differ in, [N, D].
-    """
-
-    individual: Any
-    class_code: Any
 
 
 class Explainer:
@@ -136,6 +122,7 @@ class Explainer:
         path: Literal["line", "graph"] = "line",
         tolerance: float = 1 / 256,
         k: int | None = None,
+        reach: float | None = None,
         min_probability: float = 0.0,
         coarse: int = 4,
         search: Literal["bisection", "margin"] = "bisection",
@@ -166,6 +153,9 @@ class Explainer:
                 power of two >= 1 / tolerance.
             k: Nearest rows averaged, or that a medoid is taken of, where exemplars are chosen; None
                 is 20, or a quarter of the smallest class's usable rows where that is less.
+            reach: Length of a line over its distance to the exemplar, in [1, 4]: it goes on beyond,
+                in the same direction, so that more images flip. None is 1.5 where exemplars are
+                chosen, 1 where they are given; graphs end at the exemplar.
             min_probability: A point has flipped only when its class has at least this probability,
                 in [0, 1].
             coarse: Intervals whose ends are looked at first, a power of two of at most 4096; no
@@ -201,7 +191,6 @@ class Explainer:
             check = checked_tensor if calls.here else checked_images
             array = check(images, self.model.config.image_shape)
             count = len(array)
-            paths = GuidedPaths(path, self.bank)
             rules = search_rules(
                 self.model.config.num_classes, tolerance, coarse, min_probability, search
             )
@@ -216,6 +205,9 @@ class Explainer:
                     backend=self.backend,
                     bank=self.bank,
                 )
+            if reach is None:
+                reach = default_reach(path, looked_up=not chosen.is_given)
+            paths = GuidedPaths(path, self.bank, reach)
             drawn = check_maps(saliency, saliency_against, frames, given=chosen.is_given)
             on_device = self._on_device(calls, chosen)
             job = ExplainJob(
@@ -242,6 +234,7 @@ class Explainer:
                 "computed_in_float32": job.rescued,
                 "parameters": {
                     "path": path,
+                    "reach": paths.reach,
                     "tolerance": float(tolerance),
                     "grid": rules.grid,
                     "coarse": rules.coarse,
@@ -332,6 +325,7 @@ class Explainer:
         t: npt.ArrayLike,
         *,
         path: Literal["line", "graph"] = "line",
+        reach: float = 1.0,
     ) -> Any:
         """Images decoded along guided paths.
 
@@ -340,6 +334,7 @@ class Explainer:
             exemplars: Images, class codes or bank rows, as in :meth:`explain`.
             t: Positions [T] in [0, 1], by arc length.
             path: As in :meth:`explain`.
+            reach: As there.
 
         Returns:
             [N, T, C, S, S], of the kind of `images`.
@@ -355,7 +350,7 @@ class Explainer:
             raise ValueError(f"t must be positions [T] in [0, 1], got {t!r}")
         if exemplars is None or isinstance(exemplars, str):
             raise ValueError(f"exemplars must be images, class codes or bank rows, got {exemplars}")
-        paths = GuidedPaths(path, self.bank)
+        paths = GuidedPaths(path, self.bank, reach)
         config, count = self.model.config, len(array)
         chosen = Exemplars(
             exemplars, count, k=1, config=config, backend=self.backend, bank=self.bank

@@ -54,6 +54,19 @@ _DAMAGE = (
 _PICTURES = ("image", "reconstruction", "counterfactual", "saliency")
 
 
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """Both codes of N images.
+
+    Attributes:
+        individual: What stays the image's own, [N, 4w, S / 4, S / 4].
+        class_code: What the classes differ in, [N, D].
+    """
+
+    individual: Any
+    class_code: Any
+
+
 @dataclasses.dataclass(eq=False)
 class Explanation:
     """Explanations of N images.
@@ -155,6 +168,11 @@ class Explanation:
     def numpy(self) -> Explanation:
         """The same with NumPy arrays on the host."""
         return self._map(to_numpy)
+
+    @property
+    def reach(self) -> float:
+        """Length of its paths over their distance to the exemplars; 1 where `meta` has none."""
+        return float(self.meta.get("parameters", {}).get("reach", 1.0))
 
     def like(self, template: Any) -> Explanation:
         """The same with arrays of the kind and on the device of `template`."""

@@ -120,6 +120,7 @@ class PageStub:
             frames=int(fields["frames"]),
             exemplars="nearest",  # one of them: some paths do not flip, which is to be shown too
             k=1,
+            reach=1,
         )
 
     def answer(self, said: cf.Explanation) -> dict[str, Any]:
@@ -177,7 +178,12 @@ class PageStub:
                 ),
                 "png": [picture(frame_images[i]) for i in frames],
             },
-            "exemplar": {"rows": [row], "names": list(said.exemplar_names[0]), "labels": []},
+            "exemplar": {
+                "rows": [row],
+                "names": list(said.exemplar_names[0]),
+                "labels": [],
+                "t": 1 / said.reach,
+            },
             "code": {
                 "image": self._flat(ends)[0],
                 "path": self._flat(ends) if row >= 0 else [],

@@ -92,6 +92,17 @@ def test_explain_searches_by_the_margin(workspace: Workspace, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_explain_stops_at_the_exemplar_when_asked(workspace: Workspace, tmp_path: Path) -> None:
+    done = cae_fast(*workspace.explain(tmp_path / "out", "--reach", "1"))
+    assert done.code == 0
+    loaded = cf.Explanation.load(tmp_path / "out" / "explanation")
+    assert loaded.meta["parameters"]["reach"] == 1
+    done = cae_fast(*workspace.explain(tmp_path / "far", "--reach", "9"))
+    assert done.code == 2
+    assert done.err == "cae-fast: reach must be a number in [1, 4], got 9.0\n"
+    assert not (tmp_path / "far").exists()
+
+
 def test_printed_names_keep_their_brackets(workspace: Workspace, tmp_path: Path) -> None:
     done = cae_fast(*workspace.explain(tmp_path / "out", "--target", CLASS_NAMES[2]))
     assert done.code == 0

@@ -91,6 +91,15 @@ def test_maps_are_of_the_kind_that_was_asked_for(
         client.explain(images[:1], saliency="heat")
 
 
+def test_a_path_may_end_at_its_exemplar(
+    client: cf.Client, images: np.ndarray, expected: cf.Explanation
+) -> None:
+    found = client.explain(images[1:4], reach=1, frames=3)
+    assert found.meta["parameters"]["reach"] == 1
+    assert (found.t_flip > expected.t_flip[1:4]).all(), "the same flips, on a shorter line"
+    assert np.abs(found.path_images[:, -1] - expected.path_images[1:4, -1]).max() > 0.1
+
+
 def test_every_kind_of_image(client: cf.Client) -> None:
     picture = Image.open(SAMPLES[0]).convert("L")
     kinds = [SAMPLES[0], str(SAMPLES[0]), SAMPLES[0].read_bytes(), picture, np.asarray(picture)]

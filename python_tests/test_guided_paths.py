@@ -12,9 +12,10 @@ import pytest
 from explain_cases import World, assert_same
 
 import cae_fast as cf
+from cae_fast.counterfactual_maps import path_ends
 from cae_fast.manifold.choice import CHOICES, agreement, medoids, reliable_rows
 from cae_fast.manifold.graph import MOST_VERTICES, NeighbourGraph
-from cae_fast.manifold.paths import GuidedPaths
+from cae_fast.manifold.paths import DEFAULT_REACH, GuidedPaths
 
 Codes = npt.NDArray[np.float64]
 
@@ -249,10 +250,71 @@ def test_every_backend_walks_the_same_path(world: World) -> None:
     np.testing.assert_allclose(cpu.path_images, torch.path_images, atol=2e-5)
 
 
+def test_lines_go_on_beyond_the_exemplar() -> None:
+    codes = np.array([[1.0, 0.5], [0.0, 0.0]], dtype=np.float32)
+    ends = np.array([[3.0, 0.1], [0.25, -8.0]], dtype=np.float32)
+    beyond = GuidedPaths("line", None, 2).vertices(codes, ends)
+    np.testing.assert_array_equal(beyond[:, 0], codes)
+    np.testing.assert_allclose(beyond[:, 1], [[5.0, -0.3], [0.5, -16.0]], rtol=1e-6)
+    np.testing.assert_array_equal(GuidedPaths("line", None).vertices(codes, ends)[:, 1], ends)
+    stays = GuidedPaths("line", None, 1.3).vertices(codes, codes)
+    np.testing.assert_array_equal(stays[:, 1], codes)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_what_flips_beyond_the_exemplar_is_reached(backend: str) -> None:
+    far = World(count=4, flip=1.05)
+    explainer = far.explainer(backend=backend)
+    asked: dict[str, Any] = {"target": 1, "exemplars": far.ends, "tolerance": 1 / 64}
+    assert set(explainer.explain(far.images, **asked).status) == {"not_flipped"}
+    found = explainer.explain(far.images, reach=2, frames=5, **asked)
+    assert set(found.status) == {"flipped"}
+    assert (found.t_flip > 1 / 2).all(), "beyond the exemplar"
+    middle = explainer.path(far.images, far.ends, [1.0])[:, 0]
+    assert found.path_images is not None
+    np.testing.assert_allclose(found.path_images[:, 2], middle, atol=1e-5)
+    shown = explainer.path(far.images, far.ends, found.frame_t, reach=2)
+    np.testing.assert_allclose(shown, found.path_images, atol=1e-5)
+
+
+def test_chosen_exemplars_are_passed_and_given_ones_are_not(world: World) -> None:
+    explainer = world.explainer(bank=world.bank(60), backend="cpu")
+    asked: dict[str, Any] = {"target": 1, "tolerance": 1 / 8}
+    looked_up = explainer.explain(world.images, **asked)
+    assert looked_up.meta["parameters"]["reach"] == DEFAULT_REACH > 1
+    assert_same(looked_up, explainer.explain(world.images, reach=DEFAULT_REACH, **asked))
+    rows = looked_up.exemplar
+    given = explainer.explain(world.images, exemplars=rows, **asked)
+    assert given.meta["parameters"]["reach"] == 1
+    assert_same(given, explainer.explain(world.images, reach=1, **asked))
+    graph = explainer.explain(world.images, path="graph", **asked)
+    assert graph.meta["parameters"]["reach"] == 1
+    ends = path_ends(explainer, looked_up, np.arange(len(rows)))
+    drawn = explainer.path(world.images, rows, [1.0], reach=DEFAULT_REACH)[:, 0]
+    np.testing.assert_array_equal(ends, drawn)
+    assert np.abs(ends - path_ends(explainer, given, np.arange(len(rows)))).max() > 1e-3
+
+
+@pytest.mark.parametrize("reach", [0.5, 4.5, np.nan, True, "far", np.array([2.0])], ids=repr)
+def test_wrong_reaches(world: World, reach: Any) -> None:
+    with pytest.raises(ValueError, match=r"reach must be a number in \[1, 4\]"):
+        world.explainer().explain(world.images, 1, world.ends, reach=reach)
+    with pytest.raises(ValueError, match=r"reach must be a number in \[1, 4\]"):
+        world.explainer().path(world.images, world.ends, [0.5], reach=reach)
+
+
+def test_graphs_end_at_the_exemplar(world: World) -> None:
+    with pytest.raises(ValueError, match="reach must be 1 with path='graph', got 2"):
+        world.explainer(bank=world.bank()).explain(world.images, 1, path="graph", reach=2)
+
+
 @pytest.mark.parametrize(
     "asked",
     [
         {"path": "graph"},
+        {"reach": 1.3, "k": 3},
+        {"reach": 1.3, "exemplars": "medoid", "k": 3},
+        {"reach": 1.3, "exemplars": np.array([[1, 4], [2, 5], [1, 7], [0, 3]])},
         {"path": "graph", "exemplars": np.array([[1, 4]])},
         {"exemplars": "reliable", "k": 2},
         {"exemplars": "medoid", "k": 3},

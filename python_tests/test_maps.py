@@ -104,7 +104,7 @@ def test_an_end_that_overflows_is_replaced_by_the_counterfactual(
 ) -> None:
     found = explainer.explain(images[:2])
     ends = path_ends(explainer, found, np.arange(2))
-    drawn = explainer.path(images[:2], found.exemplar, [1.0])
+    drawn = explainer.path(images[:2], found.exemplar, [1.0], reach=found.reach)
     np.testing.assert_array_equal(ends, np.clip(drawn[:, 0], -1, 1))
     drawn[1, 0, 0, 3, 3] = np.nan  # as half precision does where it overflows
     monkeypatch.setattr(explainer, "path", lambda *_, **__: drawn)

@@ -68,7 +68,10 @@ def test_answer_is_the_explainers(server: Server, expected: cf.Explanation) -> N
     last = png(said["frames"]["png"][4]) / 127.5 - 1
     np.testing.assert_allclose(last, expected.path_images[0, 4, 0], atol=0.02)
     assert said["code"]["path"][0] == pytest.approx(said["code"]["image"], abs=1e-4)
-    assert said["code"]["path"][-1] == pytest.approx(said["code"]["exemplar"], abs=1e-4)
+    start, end = (np.array(said["code"][which]) for which in ("image", "exemplar"))
+    far = start + (end - start) / said["exemplar"]["t"]
+    assert said["exemplar"]["t"] == 1 / expected.reach < 1
+    assert said["code"]["path"][-1] == pytest.approx(far.tolist(), abs=1e-4)
     assert {"queue", "explain", "total"} <= said["seconds"].keys()
     assert said["request_id"] == response.headers["x-request-id"]
 
@@ -207,6 +210,8 @@ def test_requests_at_once_are_joined(server: Server) -> None:
         ({"frames": "1"}, "bad_value"),
         ({"frames": "1e9"}, "bad_value"),
         ({"path": "spiral"}, "bad_value"),
+        ({"reach": "0.5"}, "bad_value"),
+        ({"reach": "5"}, "bad_value"),
         ({"format": "exe"}, "bad_value"),
         ({"k": "1000"}, None),
         ({"tolerence": "0.1"}, "unknown_field"),

@@ -38,15 +38,17 @@ FRAMES = 9
 _NEAR = 5  # neighbours of a code's distance to others
 _INSIDE = 0.95  # share of the bank's own codes that count as inside its density
 
-#: What is compared: kind of path, choice, k.
+#: What is compared: kind of path, choice, k, reach.
 _SMALL = (
     *(("nearest", 1), ("nearest", 5), ("nearest", 10), ("medoid", 10)),
     *(("reliable", 1), ("reliable", 5), ("reliable", 10), ("reliable-medoid", 10)),
 )
+_DEFAULT = ("reliable", 20)
 _LARGE = (("nearest", 20), ("reliable", 20), ("nearest", 40), ("reliable", 40), ("medoid", 40))
 SETTINGS = (
-    *(("line", choice, k) for choice, k in (*_SMALL, *_LARGE)),
-    *(("graph", choice, k) for choice, k in (*_SMALL, ("reliable", 20))),
+    *(("line", choice, k, 1.0) for choice, k in (*_SMALL, *_LARGE)),
+    *(("line", *_DEFAULT, reach) for reach in (1.25, 1.5, 2.0, 3.0)),
+    *(("graph", choice, k, 1.0) for choice, k in (*_SMALL, _DEFAULT)),
 )
 
 
@@ -58,6 +60,7 @@ class Measured:
         path: "line" or "graph".
         exemplars: Name of the choice.
         k: Of the choice.
+        reach: Length of lines over the distance to the exemplars.
         paths: Paths measured.
         flipped: Share of them that flip to the class asked for, reconstructions that are of it
             already counted as not.
@@ -75,6 +78,7 @@ class Measured:
     path: str
     exemplars: str
     k: int
+    reach: float
     paths: int
     flipped: float
     decodes: float
@@ -157,6 +161,7 @@ def measure(
     path: str,
     exemplars: str,
     k: int,
+    reach: float,
 ) -> Measured:
     """Explains images towards every class but their own.
 
@@ -167,19 +172,19 @@ def measure(
         path: Kind of path.
         exemplars: Name of the choice.
         k: Of the choice.
+        reach: Of lines.
     """
     predicted = explainer.classifier(images).argmax(axis=1)
     start = time.perf_counter()
     results: list[Explanation] = []
+    asked: dict[str, Any] = {"path": path, "exemplars": exemplars, "k": k, "reach": reach}
     for target in range(len(explainer.class_names)):
         rows = np.flatnonzero(predicted != target)
-        asked: dict[str, Any] = {"path": path, "exemplars": exemplars, "k": k, "target": target}
-        results.append(explainer.explain(images[rows], **asked))
+        results.append(explainer.explain(images[rows], target=target, **asked))
     seconds = time.perf_counter() - start
     inside, near, jumps = [], [], []
     for target, plain in enumerate(results):
-        asked = {"path": path, "exemplars": exemplars, "k": k, "target": target}
-        shown = explainer.explain(plain.images, frames=FRAMES, **asked)
+        shown = explainer.explain(plain.images, target=target, frames=FRAMES, **asked)
         assert shown.path_images is not None
         frames = shown.path_images.reshape(-1, *images.shape[1:])
         inside.append(density.inside(explainer.encode(frames).class_code))
@@ -193,6 +198,7 @@ def measure(
         path=path,
         exemplars=exemplars,
         k=k,
+        reach=reach,
         paths=len(flipped),
         flipped=float(flipped.mean()),
         decodes=float(np.concatenate([result.evaluations for result in results]).mean()),
@@ -251,12 +257,13 @@ def prepare(
 def table(rows: Sequence[Measured]) -> str:
     """The figures as a Markdown table."""
     head = (
-        "| path | exemplars | k | flipped | decodes | inside | to target | changed | jump | ms |\n"
-        "|---|---|---|---|---|---|---|---|---|---|\n"
+        "| path | exemplars | k | reach | flipped | decodes | inside | to target | changed | jump "
+        "| ms |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
     )
     return head + "".join(
-        f"| {r.path} | {r.exemplars} | {r.k} | {r.flipped:.1%} | {r.decodes:.1f} | {r.inside:.1%} "
-        f"| {r.to_target:.2f} | {r.changed:.3f} | {r.jump:.2f} | {1000 * r.seconds:.1f} |\n"
+        f"| {r.path} | {r.exemplars} | {r.k} | {r.reach:g} | {r.flipped:.1%} | {r.decodes:.1f} "
+        f"| {r.inside:.1%} | {r.to_target:.2f} | {r.changed:.3f} | {r.jump:.2f} "
+        f"| {1000 * r.seconds:.1f} |\n"
         for r in rows
     )
 
@@ -268,17 +275,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="image folder; needed for blood_cells")
     parser.add_argument("--split", choices=("val", "test"), default="val")
     parser.add_argument("--seed", type=int, default=0, help="of the validation split")
-    parser.add_argument("--only", help="one setting, as path:exemplars:k")
+    parser.add_argument("--only", help="one setting, as path:exemplars:k:reach")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     if options.model != "digits" and options.data is None:
         parser.error("--data is needed for blood_cells")
     explainer, images, density = prepare(options.model, options.data, options.split, options.seed)
     rows = []
-    for path, exemplars, k in SETTINGS:
-        if options.only in (None, f"{path}:{exemplars}:{k}"):
+    for path, exemplars, k, reach in SETTINGS:
+        if options.only in (None, f"{path}:{exemplars}:{k}:{reach:g}"):
             asked = {"path": path, "exemplars": exemplars}
-            rows.append(measure(explainer, images, density, k=k, **asked))
+            rows.append(measure(explainer, images, density, k=k, reach=reach, **asked))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     print(f"\n{len(images)} images, bank of {len(explainer.bank or ())}\n\n{table(rows)}")
     if options.out is not None:

@@ -57,6 +57,9 @@ def evaluate(
     k: Annotated[
         int | None, typer.Option("--k", help="Nearest exemplars averaged; by default as explain.")
     ] = None,
+    reach: Annotated[
+        float | None, typer.Option(help="How far beyond them lines lead; by default as explain.")
+    ] = None,
     mean_k: Annotated[
         int, typer.Option("--mean-k", help="Exemplars whose maps cae-mean-k averages, at most.")
     ] = 5,
@@ -132,7 +135,7 @@ def evaluate(
     settings = Settings(
         methods=names,
         target=_class_of(target, explainer.class_names),
-        explain={"path": path, "k": k, "saliency_against": saliency_against},
+        explain={"path": path, "k": k, "reach": reach, "saliency_against": saliency_against},
         samples=samples,
         mean_k=mean_k,
         smooth_sigma=smooth_sigma,

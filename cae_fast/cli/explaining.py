@@ -55,6 +55,12 @@ def explain(
             "--k", help="Nearest exemplars averaged; by default 20, of small banks fewer."
         ),
     ] = None,
+    reach: Annotated[
+        float | None,
+        typer.Option(
+            help="Length of lines over the distance to the exemplar, 1 to 4 (1.5; graphs: 1)."
+        ),
+    ] = None,
     search: Annotated[
         str, typer.Option(help="bisection, or margin: fewer decodes on smooth paths.")
     ] = "bisection",
@@ -128,6 +134,7 @@ def explain(
                 "path": path,
                 "tolerance": tolerance,
                 "k": k,
+                "reach": reach,
                 "search": search,
                 "saliency": saliency,
             },
@@ -175,6 +182,7 @@ def explain(
             path=path,
             tolerance=tolerance,
             k=k,
+            reach=reach,
             search=search,
             saliency=saliency,
             frames=9 if frames is None else frames,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guided paths: polylines of class codes from an image's code to an exemplar's."""
+"""Guided paths: polylines of class codes from an image's code to an exemplar's, and beyond."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.floating[Any]]
 
 PATHS = ("line", "graph")
+DEFAULT_REACH = 1.5  # of lines to exemplars that were looked up: docs/guided_paths.md
+FARTHEST_REACH = 4.0
+
+
+def default_reach(kind: Any, *, looked_up: bool) -> float:
+    """How far paths of a kind lead where nobody says it."""
+    return DEFAULT_REACH if kind == "line" and looked_up else 1.0
 
 
 class GuidedPaths:
@@ -26,23 +33,34 @@ class GuidedPaths:
     Attributes:
         kind: "line", straight to the exemplar, or "graph", the shortest path over the neighbour
             graph of the bank's codes.
+        reach: Length of a line over its distance to the exemplar, in [1, 4].
     """
 
-    def __init__(self, kind: Any, bank: CodeBank | None) -> None:
+    def __init__(self, kind: Any, bank: CodeBank | None, reach: Any = 1.0) -> None:
         """Makes the bank's graph, or takes the one that was made before.
 
         Args:
             kind: "line" or "graph".
             bank: Of the explainer, or None.
+            reach: Of lines; graphs end at the exemplar, 1.
 
         Raises:
-            ValueError: Another kind.
+            ValueError: Another kind, or `reach` out of range.
             BankError: A graph without a bank.
             MissingExtra: A graph without SciPy.
         """
         if not isinstance(kind, str) or kind not in PATHS:
             raise ValueError(f"path must be one of {', '.join(map(repr, PATHS))}, got {kind!r}")
+        most = FARTHEST_REACH if kind == "line" else 1.0
+        if (
+            isinstance(reach, bool)
+            or not isinstance(reach, int | float | np.number)
+            or not 1 <= reach <= most
+        ):
+            wanted = f"a number in [1, {most:g}]" if kind == "line" else "1 with path='graph'"
+            raise ValueError(f"reach must be {wanted}, got {reach!r}")
         self.kind = kind
+        self.reach = float(reach)
         self._graph = None
         if kind == "graph":
             from cae_fast.manifold.graph import NeighbourGraph
@@ -58,14 +76,14 @@ class GuidedPaths:
 
         Args:
             codes: Where they begin, [N, D].
-            ends: Where they end, [N, D].
+            ends: Codes of the exemplars, [N, D].
 
         Returns:
             [N, V, D] of the dtype of `codes`; V is 2 for lines and a power of two for graphs,
             shorter polylines stay at their last vertex. Rows that are not finite, or begin where
             they end, are lines.
         """
-        lines = np.stack([codes, ends.astype(codes.dtype)], axis=1)
+        lines = np.stack([codes, self._beyond(codes, ends)], axis=1)
         if self._graph is None:
             return lines
         ok = np.isfinite(lines).all(axis=(1, 2)) & (lines[:, 0] != lines[:, 1]).any(axis=1)
@@ -80,6 +98,15 @@ class GuidedPaths:
             padded[row, : len(line)] = line
             padded[row, len(line) :] = line[-1]
         return padded
+
+    def _beyond(self, codes: FloatArray, ends: FloatArray) -> FloatArray:
+        """Where lines end [N, D]; the GPU's kernel gives the same bits for float32 codes."""
+        ends = ends.astype(codes.dtype)
+        if self.reach == 1:
+            return ends
+        with np.errstate(invalid="ignore", over="ignore"):  # such images are found to be so
+            start = (1 - self.reach) * codes.astype(np.float64)
+            return (start + self.reach * ends.astype(np.float64)).astype(codes.dtype)
 
 
 def codes_along(backend: Backend, vertices: FloatArray, row: int, positions: Float32) -> FloatArray:

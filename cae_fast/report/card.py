@@ -123,7 +123,10 @@ def _named(exemplars: Sequence[str]) -> str:
 def _exemplar_tile(case: Case, exemplar: Any) -> list[str]:
     if case.status == "already_target" or exemplar is None:
         return []
-    role = "the path's far end" if len(case.exemplars) == 1 else "the nearest of those averaged"
+    role = "the nearest of those averaged"
+    if len(case.exemplars) == 1:
+        on_path = f"on the path at t = {case.exemplar_t:.3g}"
+        role = "the path's far end" if case.exemplar_t == 1 else on_path
     return [_tile("Exemplar", f"{role}: {_named(case.exemplars)}", picture_pixels(exemplar))]
 
 
@@ -159,7 +162,7 @@ def _path(case: Case, frames: Sequence[tuple[float, npt.NDArray[Any]]]) -> str:
     ]
     return (
         f'{legend(case)}<div class="scroll" tabindex="0" role="group" '
-        f'aria-label="Path from the image to the exemplar">{path_svg(case, shown)}</div>'
+        f'aria-label="Path from the image towards the exemplar">{path_svg(case, shown)}</div>'
         f"<details><summary>All {len(case.path_t)} evaluated points</summary>"
         f'<div class="scroll" tabindex="0">{_points_table(case)}</div></details>'
     )

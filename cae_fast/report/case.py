@@ -45,6 +45,7 @@ class Case:
     class_names: tuple[str, ...]
     evaluations: int
     exemplars: tuple[str, ...]
+    exemplar_t: float  # where the path passes them, or ends
     reason: str
     map_name: str
 
@@ -115,6 +116,7 @@ def _case(explanation: Any, i: int, class_names: tuple[str, ...]) -> Case:
         class_names=class_names,
         evaluations=int(explanation.evaluations[i]),
         exemplars=_exemplars(explanation, i),
+        exemplar_t=1 / explanation.reach,
         reason=_reason(explanation, i),
         map_name=_map_name(explanation, i),
     )
@@ -166,9 +168,9 @@ def sentence(case: Case) -> str:
         target = "another class"
     if case.status == "flipped" and case.t_flip is not None and case.bracket is not None:
         return (
-            f"The classifier reads the image as {source}. On the way to the exemplar it changes "
-            f"its mind at t = {case.t_flip:.3f}: from there it says “{case.reached}”, and at "
-            f"{case.bracket[0]:.3f} it does not yet."
+            f"The classifier reads the image as {source}. On the path towards the exemplar it "
+            f"changes its mind at t = {case.t_flip:.3f}: from there it says “{case.reached}”, and "
+            f"at {case.bracket[0]:.3f} it does not yet."
         )
     if case.status == "not_flipped":
         best = case.probability(case.target_index, case.shown_t or 0.0)

@@ -34,6 +34,7 @@ def explain_files(
     path: str = "line",
     tolerance: float = 1 / 256,
     k: int | None = None,
+    reach: float | None = None,
     search: str = "bisection",
     saliency: str = "difference",
     frames: int = 9,
@@ -55,6 +56,7 @@ def explain_files(
         path: As in `cf.Explainer.explain`.
         tolerance: As in `cf.Explainer.explain`.
         k: As in `cf.Explainer.explain`.
+        reach: As in `cf.Explainer.explain`.
         search: As in `cf.Explainer.explain`.
         saliency: As in `cf.Explainer.explain`.
         frames: Frames decoded along each path for the path strip; 0 leaves the strip out.
@@ -91,6 +93,7 @@ def explain_files(
         path=cast(Literal["line", "graph"], path),
         tolerance=tolerance,
         k=k,
+        reach=reach,
         search=cast(Literal["bisection", "margin"], search),
         saliency=cast("MapKind", saliency),
         names=image_names(files),

@@ -58,10 +58,10 @@ def result_json(
         "probabilities_source": softmax(said["logits_source"]),
         "probabilities_counterfactual": softmax(said["logits_counterfactual"]),
         "path": {"t": path_t, "probabilities": softmax(said["path_logits"])},
-        "exemplar": _exemplars(model, said["exemplar"]),
+        "exemplar": _exemplars(model, said["exemplar"]) | {"t": 1 / job.options.reach},
     }
     if "code_image" in said:
-        value["code"] = _codes(said, path_t)
+        value["code"] = _codes(said, path_t, job.options.reach)
     if pictures:
         value["images"] = _pictures(job.image, said, status)
         if "frames" in said:
@@ -212,10 +212,14 @@ def _exemplars(model: ServedModel, rows: npt.ArrayLike) -> dict[str, Any]:
     }
 
 
-def _codes(said: Mapping[str, Any], path_t: Float32) -> dict[str, Any]:
+def _codes(said: Mapping[str, Any], path_t: Float32, reach: float) -> dict[str, Any]:
     """Positions in the plane; straight paths stay straight there."""
     start, end = said["code_image"], said["code_exemplar"]
-    path = start + path_t[:, None] * (end - start) if np.isfinite(end).all() else np.empty((0, 2))
+    path = (
+        start + path_t[:, None] * reach * (end - start)
+        if np.isfinite(end).all()
+        else np.empty((0, 2))
+    )
     return {"image": start, "path": path, "exemplar": end}
 
 

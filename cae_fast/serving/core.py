@@ -229,6 +229,7 @@ def _group(loaded: Loaded, jobs: list[Job], rows: list[int]) -> dict[str, Any]:
         path=cast(Any, options.path),
         tolerance=options.tolerance,
         k=options.k,
+        reach=options.reach,
         min_probability=options.min_probability,
         search=cast(Any, options.search),
         saliency=cast(Any, options.saliency),
@@ -283,7 +284,7 @@ def _path_frames(loaded: Loaded, jobs: list[Job], images: Float32) -> dict[str, 
     for i, job in enumerate(jobs):
         if job.rows:
             codes[i] = average(bank, np.array([job.rows], dtype=np.int64))[0]
-    frames = loaded.explainer.path(images, codes.astype(np.float32), positions)
+    frames = loaded.explainer.path(images, codes.astype(np.float32), positions, reach=options.reach)
     return _frame_fields(loaded, frames)
 
 

@@ -18,7 +18,7 @@ class Options:
     """How images are explained; jobs with equal options are explained together.
 
     Attributes:
-        path: As in `cf.Explainer.explain`; so are `tolerance`, `k`, `search`, `saliency`,
+        path: As in `cf.Explainer.explain`; so are `tolerance`, `k`, `reach`, `search`, `saliency`,
             `min_probability`.
         frames: Pictures along the path, 0 or at least 2.
         frame_from: First frame decoded; only for `kind` "frames".
@@ -30,6 +30,7 @@ class Options:
     path: str = "line"
     tolerance: float = 1 / 256
     k: int = 1
+    reach: float = 1.0
     search: str = "bisection"
     saliency: str = "difference"
     min_probability: float = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cae_fast.manifold.paths import DEFAULT_REACH, FARTHEST_REACH
 from cae_fast.maps import MAP_KINDS
 
 _CLASS = {
@@ -23,6 +24,13 @@ OPTIONS: dict[str, Any] = {
     "path": {"type": "string", "enum": ["line"]},
     "tolerance": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": 1 / 256},
     "k": {"type": "integer", "minimum": 1, "description": "nearest exemplars averaged"},
+    "reach": {
+        "type": "number",
+        "minimum": 1,
+        "maximum": FARTHEST_REACH,
+        "default": DEFAULT_REACH,
+        "description": "length of the path over the distance to the exemplars",
+    },
     "search": {"type": "string", "enum": ["bisection", "margin"]},
     "saliency": {"type": "string", "enum": list(MAP_KINDS), "description": "kind of map"},
     "min_probability": {"type": "number", "minimum": 0, "maximum": 1},
@@ -95,7 +103,15 @@ _ANSWER: dict[str, Any] = {
                 "png": {"type": "array", "items": _PNG},
             },
         },
-        "exemplar": {"type": "object"},
+        "exemplar": {
+            "type": "object",
+            "properties": {
+                "rows": {"type": "array", "items": {"type": "integer"}},
+                "names": {"type": "array", "items": {"type": "string"}},
+                "labels": {"type": "array", "items": {"type": "integer"}},
+                "t": {"type": "number", "description": "where the path passes them, or 1"},
+            },
+        },
         "code": {
             "type": "object",
             "properties": {"image": _NUMBERS, "path": _ROWS, "exemplar": _NUMBERS},

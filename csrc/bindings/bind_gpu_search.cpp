@@ -86,8 +86,9 @@ std::shared_ptr<GpuSearch> make_search(const std::shared_ptr<GpuEngine>& engine,
                                        int32_t num_classes, int32_t grid, int32_t coarse,
                                        int32_t depth, double min_probability,
                                        const py::object& coarse_batch, const std::string& method,
-                                       int32_t exemplars, int32_t vertices, bool against_image,
-                                       const py::object& classifier_input, bool elsewhere) {
+                                       int32_t exemplars, double reach, int32_t vertices,
+                                       bool against_image, const py::object& classifier_input,
+                                       bool elsewhere) {
   SearchPlan plan;
   plan.rules = {num_classes,
                 grid,
@@ -100,6 +101,7 @@ std::shared_ptr<GpuSearch> make_search(const std::shared_ptr<GpuEngine>& engine,
   plan.images = images;
   plan.vertices = vertices;
   plan.exemplars = exemplars;
+  plan.reach = reach;
   plan.against_image = against_image;
   if (!classifier_input.is_none()) {
     plan.classifier = read_classifier_input(py::cast<py::dict>(classifier_input));
@@ -340,8 +342,9 @@ void bind_gpu_search(py::module_& m) {
           py::arg("images"), py::arg("num_classes"), py::arg("grid"), py::arg("coarse") = 4,
           py::arg("depth") = 1, py::arg("min_probability") = 0.0,
           py::arg("coarse_batch") = py::none(), py::arg("method") = "bisection",
-          py::arg("exemplars") = 1, py::arg("vertices") = 2, py::arg("against_image") = false,
-          py::arg("classifier_input") = py::none(), py::arg("elsewhere") = false,
+          py::arg("exemplars") = 1, py::arg("reach") = 1.0, py::arg("vertices") = 2,
+          py::arg("against_image") = false, py::arg("classifier_input") = py::none(),
+          py::arg("elsewhere") = false,
           "Plans a search of `images` images; bank may be None where paths are given. "
           "classifier_input:\n"
           "a dict of dtype, channels, channels_last, mean, std: what decode() makes of the points. "

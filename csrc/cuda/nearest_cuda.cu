@@ -197,7 +197,10 @@ KERNEL void __launch_bounds__(kNearestThreads, 1) nearest_kernel(const NearestJo
         const float code = dev::load(p.bank_codes + row * p.code_dim + tid);
         sum = dev::add(sum, static_cast<double>(code));
       }
-      end = static_cast<float>(sum / p.k);
+      const auto mean = static_cast<float>(sum / p.k);
+      const double start = dev::mul(1.0 - p.reach, static_cast<double>(end));
+      const double beyond = dev::add(start, dev::mul(p.reach, static_cast<double>(mean)));
+      end = p.reach == 1.0 ? mean : static_cast<float>(beyond);
     }
     dev::store(p.ends + image * p.code_dim + tid, end);
   }
@@ -228,6 +231,7 @@ void nearest_codes(const NearestParams& p, void* stream) {
   CAE_CHECK(p.code_dim >= 1 && p.code_dim <= kMaxNearestDim, "code_dim must be in [1, ",
             kMaxNearestDim, "], got ", p.code_dim);
   CAE_CHECK(p.k >= 1, "k must be at least 1, got ", p.k);
+  CAE_CHECK(p.reach >= 1.0, "reach must be at least 1, got ", p.reach);
   const int64_t parts = nearest_parts(p.rows);
   CAE_CHECK(parts * p.images <= INT32_MAX, "a bank of ", p.rows, " rows is too large for ",
             p.images, " images at a time");

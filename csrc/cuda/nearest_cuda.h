@@ -23,7 +23,8 @@ struct NearestParams {
   const search::FlipState* states = nullptr;  // [N] source and target classes
   int32_t* nearest = nullptr;  // [N][k] rows, nearest first, the lower of equally near ones; -1
                                // where the image needs no path or too few rows are usable
-  float* ends = nullptr;       // [N][D] mean of these rows; the image's own code where they are -1
+  double reach = 1.0;          // where the path ends: 1 at the mean of these rows, 2 as far again
+  float* ends = nullptr;       // [N][D] there; the image's own code where the rows are -1
   int32_t* missing = nullptr;  // [N] rows that the target class has too few, for who needs them
   void* workspace = nullptr;   // nearest_workspace_bytes
   bool overlap = false;        // LaunchOptions, of both kernels
@@ -31,10 +32,11 @@ struct NearestParams {
 
 size_t nearest_workspace_bytes(int32_t images, int32_t rows, int32_t k);
 
-/// The same rows and means as CodeBank.nearest and exemplars.average give from float32 codes, bit
-/// for bit: differences, squares and sums are doubles, a sum goes in NumPy's order, eight partial
-/// sums and then the rest (from 8 dimensions on; fewer one by one), a mean is the sum of its rows
-/// in order over k. Launches on `stream`, a cudaStream_t; returns at once for no images. Throws
+/// The same rows and ends as CodeBank.nearest, exemplars.average and GuidedPaths.vertices give from
+/// float32 codes, bit for bit: differences, squares and sums are doubles, a sum goes in NumPy's
+/// order, eight partial sums and then the rest (from 8 dimensions on; fewer one by one), a mean is
+/// the sum of its rows in order over k, rounded to float; what lies beyond it is a double's sum of
+/// two products, rounded again. Launches on `stream`, a cudaStream_t; returns at once for no images. Throws
 /// std::invalid_argument if sizes are out of range, std::runtime_error if a launch is refused.
 void nearest_codes(const NearestParams& params, void* stream);
 

@@ -180,6 +180,7 @@ void GpuSearch::begin(const float* logits, bool given, Stream queue) {
     nearest.codes = codes_;
     nearest.states = flips_.states;
     nearest.nearest = exemplars_;
+    nearest.reach = plan_.reach;
     nearest.ends = ends_;
     nearest.missing = missing_;
     nearest.workspace = nearest_workspace_;

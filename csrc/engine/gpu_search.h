@@ -28,6 +28,7 @@ struct SearchPlan {
   int32_t images = 0;                // N, at least 1
   int32_t vertices = 2;              // V of each path; 2: from the image's code to its exemplars'
   int32_t exemplars = 1;             // k bank rows averaged
+  double reach = 1.0;                // how far beyond them a path leads, NearestParams
   bool against_image = false;        // differences are to the image, not to its reconstruction
   cuda::ClassifierInput classifier;  // how it wants points, all but `values`; 0 channels: as images
   bool elsewhere = false;  // encoders and decoder are the caller's: see place(); no `classifier`

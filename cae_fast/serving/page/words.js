@@ -56,6 +56,7 @@ export function readAnswer(answer) {
     path: zip(answer.path),
     frames: zip(answer.frames),
     exemplars: (answer.exemplar?.names ?? []).filter((name) => name),
+    exemplarAt: answer.exemplar?.t ?? 1,
     code: answer.code ?? null,
     reason: answer.meta?.reason ?? "",
     label: (k) => (k >= 0 ? String(names[k] ?? k) : "unknown"),
@@ -109,8 +110,8 @@ export function sentence(read) {
   switch (read.status) {
     case "flipped":
       return (
-        `The classifier reads the image as ${source}. On the way to the exemplar it changes its ` +
-        `mind at t = ${read.flip?.toFixed(3)}: from there it says ${reached}` +
+        `The classifier reads the image as ${source}. On the path towards the exemplar it ` +
+        `changes its mind at t = ${read.flip?.toFixed(3)}: from there it says ${reached}` +
         (read.bracket ? `, and at ${read.bracket[0].toFixed(3)} it does not yet.` : ".")
       );
     case "not_flipped": {

@@ -89,7 +89,7 @@ struct Problem {
   }
 };
 
-void test_choice(const Problem& p) {
+void test_choice(const Problem& p, double reach = 1.0) {
   const auto n = static_cast<size_t>(p.images());
   const DeviceArray<float> bank(p.bank), codes(p.codes), ends(p.codes.size(), -9.0F);
   const DeviceArray<int32_t> bank_class(p.bank_class), missing(n, -9),
@@ -103,6 +103,7 @@ void test_choice(const Problem& p) {
   params.rows = p.rows;
   params.code_dim = p.dim;
   params.k = p.k;
+  params.reach = reach;
   params.bank_codes = bank.data();
   params.bank_class = bank_class.data();
   params.codes = codes.data();
@@ -130,8 +131,10 @@ void test_choice(const Problem& p) {
       for (int32_t row : expected) {
         sum += row < 0 ? 0.0 : p.bank[row * p.dim + j];
       }
-      const float mean = found < p.k ? p.codes[i * p.dim + j] : static_cast<float>(sum / p.k);
-      CAE_TEST_CHECK(end[i * p.dim + j] == mean);
+      const float own = p.codes[i * p.dim + j];
+      const auto mean = static_cast<float>(sum / p.k);
+      const double beyond = (1.0 - reach) * own + reach * mean;
+      CAE_TEST_CHECK(end[i * p.dim + j] == (found < p.k ? own : static_cast<float>(beyond)));
     }
   }
 }
@@ -146,6 +149,9 @@ void test_errors() {
   CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(launch));
   params.code_dim = 8;
   params.k = 0;
+  CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(launch));
+  params.k = 1;
+  params.reach = 0.5;
   CAE_TEST_CHECK(cae::testing::throws<std::invalid_argument>(launch));
 }
 
@@ -163,6 +169,10 @@ int main() {
     test_choice(Problem(3, 8, 4, ties, 8));
   }
   test_choice(Problem(2100, 2, 2100, true, 9));
+  for (const double reach : {1.5, 1.3}) {
+    test_choice(Problem(4100, 8, 5, false, 10), reach);
+    test_choice(Problem(300, 20, 70, true, 11), reach);
+  }
   test_errors();
   return cae::testing::finish("test_nearest_emu");
 }
