@@ -10,7 +10,7 @@ import contextlib
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,27 +233,16 @@ def read_options(
             near = difflib.get_close_matches(name, names, n=1)
             hint = f", did you mean {near[0]!r}?" if near else ""
             raise Refused(400, "unknown_field", f"unknown field {name[:64]!r}{hint}")
-    path = given.get("path") or "line"
-    if path != "line":
-        raise Refused(400, "bad_value", f"path must be 'line', got {path!r:.80}")
-    search = given.get("search") or "bisection"
-    if search not in ("bisection", "margin"):
-        said = f"search must be 'bisection' or 'margin', got {search!r:.80}"
-        raise Refused(400, "bad_value", said)
-    saliency = given.get("saliency") or "difference"
-    if saliency not in MAP_KINDS:
-        said = f"saliency must be one of {', '.join(MAP_KINDS)}, got {saliency!r:.80}"
-        raise Refused(400, "bad_value", said)
     frames = _number(given, "frames", 0, low=0, high=settings.max_frames, whole=True)
     if frames == 1:
         raise Refused(400, "bad_value", "frames must be 0 or at least 2, got 1")
     options = Options(
-        path=path,
+        path=_word(given, "path", ("line",)),
         tolerance=_number(given, "tolerance", 1 / 256, low=_SMALLEST_TOLERANCE, high=1),
         k=int(_number(given, "k", int(model.info["k"]), low=1, high=1000, whole=True)),
         reach=_number(given, "reach", DEFAULT_REACH, low=1, high=FARTHEST_REACH),
-        search=search,
-        saliency=saliency,
+        search=_word(given, "search", ("bisection", "margin")),
+        saliency=_word(given, "saliency", MAP_KINDS),
         min_probability=_number(given, "min_probability", 0.0, low=0, high=1),
         frames=int(frames),
     )
@@ -290,6 +279,16 @@ def read_target(value: Any, model: ServedModel) -> int | str | None:
             400, "unknown_class", f"target must be one of {shown} or 'any', got {value!r:.80}"
         )
     return value
+
+
+def _word(given: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
+    """One of the known words; the first is the default."""
+    value = given.get(name) or known[0]
+    if value not in known:
+        kinds = "" if len(known) == 1 else "one of "
+        said = f"{name} must be {kinds}{', '.join(known)}, got {value!r:.80}"
+        raise Refused(400, "bad_value", said)
+    return str(value)
 
 
 def _number(

@@ -28,6 +28,7 @@ from .classifier_export import write_pt2
 from .classifier_network import ResidualClassifier
 from .options import ClassifierOptions, TrainOptions
 from .pipeline import LabelledImages
+from .promises import doubt_of
 
 # Images seen, epochs at most, and the largest standard deviation of the noise added to the images.
 # The second is for classes that a small thing tells: much noise hides it for long.
@@ -209,7 +210,10 @@ def train_critic(
         "accuracy": {"validation": {"images": len(held.store), "balanced_accuracy": best}},
     }
     write_pt2(kept.cpu(), path, metadata)
-    say(f"trained a critic: balanced accuracy {best:.2f} on {len(held.store)} held-out images")
+    say(
+        f"trained a critic: balanced accuracy {best:.2f} on {len(held.store)} held-out images"
+        f"{doubt_of(best, len(class_names))}"
+    )
 
 
 def _taught(

@@ -109,7 +109,7 @@ def warn_of(measured: dict[str, Any]) -> list[str]:
     """Promises that are plainly broken, one sentence each."""
     broken = []
     chance = measured["chance"]
-    halfway = chance + 0.5 * (1 - chance)
+    halfway = _halfway(chance)
     if measured["swap_success"] < halfway:
         broken.append(
             f"swapped images show the donor's class in {measured['swap_success']:.0%} only "
@@ -123,6 +123,24 @@ def warn_of(measured: dict[str, Any]) -> list[str]:
             "it may hide in the individual code"
         )
     return broken
+
+
+def doubt_of(accuracy: float, num_classes: int) -> str:
+    """What is to be said of a teacher of the classes before a run: "" unless it hardly knows them.
+
+    Args:
+        accuracy: Its balanced accuracy on held-out images.
+        num_classes: K.
+    """
+    chance = 1 / num_classes
+    if accuracy >= _halfway(chance):
+        return ""
+    return f" (chance is {chance:.2f}): what it does not know, swaps will hardly show"
+
+
+def _halfway(chance: float) -> float:
+    """Between chance and certainty: less is plainly too little."""
+    return chance + 0.5 * (1 - chance)
 
 
 def nearest_classes(

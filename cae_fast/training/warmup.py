@@ -27,6 +27,7 @@ from .classifier import balanced_order
 from .losses import code_logits
 from .options import TrainOptions
 from .pipeline import LabelledImages
+from .promises import doubt_of
 
 _BATCH = 32
 _RATE = 2e-3
@@ -116,7 +117,7 @@ def train_class_encoder(
     steps = (turn + 1) * options.warmup_steps
     say(
         f"warmed up the class encoder in {steps} steps: balanced accuracy {best:.2f} on "
-        f"{len(held.store)} held-out images"
+        f"{len(held.store)} held-out images{doubt_of(best, num_classes)}"
     )
 
 
