@@ -285,8 +285,7 @@ def _word(given: Mapping[str, Any], name: str, known: Sequence[str]) -> str:
     """One of the known words; the first is the default."""
     value = given.get(name) or known[0]
     if value not in known:
-        kinds = "" if len(known) == 1 else "one of "
-        said = f"{name} must be {kinds}{', '.join(known)}, got {value!r:.80}"
+        said = f"{name} must be one of {', '.join(known)}, got {value!r:.80}"
         raise Refused(400, "bad_value", said)
     return str(value)
 
