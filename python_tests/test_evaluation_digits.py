@@ -116,6 +116,7 @@ def test_the_mean_over_exemplars_is_the_mean_of_explanations(case: Case, found: 
             case.images[row : row + 1],
             int(found.target_class[row]),
             several.exemplar[row, j : j + 1],
+            reach=found.reach,
         )
         for j in range(3)
     ]

@@ -80,7 +80,8 @@ def test_exemplars_as_baselines_and_codes() -> None:
     codes = torch.from_numpy(bank.codes[rows].mean(axis=1, dtype=np.float64).astype(np.float32))
     target = torch.from_numpy((predicted + 1) % 10)
     nearest = method.attribute(samples(), target=target)
-    given = method.attribute(samples(), target=target, additional_forward_args=codes)
+    reach = method.explanation.reach
+    given = method.attribute(samples(), target=target, additional_forward_args=codes, reach=reach)
     assert torch.allclose(nearest, given, atol=1e-6)
     far = bank.nearest(bank.codes[rows[0, :1]], (predicted[0] + 1) % 10, 40)[0, -1]
     one = method.attribute(samples(), target=target, baselines=torch.from_numpy(bank.codes[[far]]))

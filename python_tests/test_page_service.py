@@ -41,6 +41,7 @@ from PIL import Image
 
 from cae_fast.colors import color_table
 from cae_fast.demo import model_folder
+from cae_fast.manifold.paths import DEFAULT_REACH
 
 pytestmark = pytest.mark.browser
 
@@ -176,6 +177,8 @@ def test_the_real_service_serves_it(browser: Browser, service: str) -> None:
         set_value(browser, "#position", 1)
         assert (pixels(browser, "#tile-frame canvas") != before).any()
         assert position(browser) == 1.0
+        browser.evaluate("document.querySelector('#to-end').click()")
+        assert position(browser) == pytest.approx(1 / DEFAULT_REACH, abs=1 / 16), "the exemplar"
         assert len(browser.asked) == asked
         browser.evaluate("document.querySelector('#save-report').click()")
         report = browser.downloads / f"{name}_report.html"

@@ -32,13 +32,13 @@ export function makeCurve(host, onPick) {
       svg.append(element("line", { class: "grid", x1: x(0), x2: x(1), y1: y(p), y2: y(p) }));
       svg.append(element("text", { class: "end", x: x(0) - 8, y: y(p) + 4 }, text));
     }
-    const at1 = shown.read.exemplarAt;
+    const there = shown.read.exemplarAt;
     const ticks =
-      at1 < 1
-        ? [[0, "image"], [0.25, "0.25"], [at1, "exemplar"], [1, "beyond"]]
+      there < 1
+        ? [[0, "image"], [0.25, "0.25"], [there, "exemplar"], [1, "beyond"]]
         : [[0, "image"], [0.25, "0.25"], [0.5, "0.5"], [0.75, "0.75"], [1, "exemplar"]];
     for (const [t, text] of ticks) {
-      if (width < 420 && ![0, 0.5, at1, 1].includes(t)) continue;
+      if (width < 420 && ![0, 0.5, there, 1].includes(t)) continue;
       const place = t === 0 ? "start" : t === 1 ? "end" : "mid";
       const at = t === 0 ? x(0) - 4 : t === 1 ? x(1) + 6 : x(t);
       svg.append(element("text", { class: place, x: at, y: HEIGHT - 6 }, text));
