@@ -69,10 +69,12 @@ def test_answer_is_the_explainers(server: Server, expected: cf.Explanation) -> N
     np.testing.assert_allclose(last, expected.path_images[0, 4, 0], atol=0.02)
     assert said["code"]["path"][0] == pytest.approx(said["code"]["image"], abs=1e-4)
     start, end = (np.array(said["code"][which]) for which in ("image", "exemplar"))
-    far = start + (end - start) / said["exemplar"]["t"]
     assert said["exemplar"]["t"] == pytest.approx(1 / expected.reach, abs=1e-6)
     assert expected.reach > 1
-    assert said["code"]["path"][-1] == pytest.approx(far.tolist(), abs=1e-4)
+    way = expected.reach * (end - start)
+    last = start + said["path"]["t"][-1] * way
+    assert said["code"]["path"][-1] == pytest.approx(last.tolist(), abs=1e-4)
+    assert said["code"]["end"] == pytest.approx((start + way).tolist(), abs=1e-4)
     assert {"queue", "explain", "total"} <= said["seconds"].keys()
     assert said["request_id"] == response.headers["x-request-id"]
 

@@ -213,14 +213,11 @@ def _exemplars(model: ServedModel, rows: npt.ArrayLike) -> dict[str, Any]:
 
 
 def _codes(said: Mapping[str, Any], path_t: Float32, reach: float) -> dict[str, Any]:
-    """Positions in the plane; straight paths stay straight there."""
-    start, end = said["code_image"], said["code_exemplar"]
-    path = (
-        start + path_t[:, None] * reach * (end - start)
-        if np.isfinite(end).all()
-        else np.empty((0, 2))
-    )
-    return {"image": start, "path": path, "exemplar": end}
+    """Positions in the plane, where lines stay straight: of the points classified, of the end."""
+    start, exemplar = said["code_image"], said["code_exemplar"]
+    way = reach * (exemplar - start)
+    path = start + path_t[:, None] * way if np.isfinite(way).all() else np.empty((0, 2))
+    return {"image": start, "path": path, "exemplar": exemplar, "end": start + way}
 
 
 def _pictures(image: Float32, said: Mapping[str, Any], status: str) -> dict[str, Any]:

@@ -114,7 +114,12 @@ _ANSWER: dict[str, Any] = {
         },
         "code": {
             "type": "object",
-            "properties": {"image": _NUMBERS, "path": _ROWS, "exemplar": _NUMBERS},
+            "properties": {
+                "image": _NUMBERS,
+                "path": {**_ROWS, "description": "of the points in the field path"},
+                "exemplar": _NUMBERS,
+                "end": {**_NUMBERS, "description": "of the path, t = 1"},
+            },
         },
         "seconds": {"type": "object"},
         "meta": {"type": "object"},

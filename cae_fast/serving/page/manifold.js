@@ -176,11 +176,12 @@ export function makeManifold(canvas) {
   };
 }
 
-/** The path's vertices and their positions: with the answer's points, or else evenly spaced. */
+/** The path's vertices and their positions, with the answer's points or evenly spaced; its end. */
 function pathOf(read, code, finite) {
   const given = code.path ?? [];
   const even = (i) => i / Math.max(given.length - 1, 1);
   const all = given.map((point, i) => [point, given.length === read.path.length ? read.path[i].t : even(i)]);
+  if (finite(code.end) && !(all.at(-1)?.[1] >= 1)) all.push([code.end, 1]);
   const kept = all.filter(([point]) => finite(point));
   return { path: kept.map(([point]) => point), t: kept.map(([, t]) => t) };
 }
