@@ -34,8 +34,6 @@ class Recipe:
         title: Of the card.
         train: Arguments of `cae-fast train` after the data and the run.
         classifier: Options of the classifier to be explained.
-        critic: Options of the critic; None: none.
-        processes: Training processes.
         citation: Of the data.
         licence: Of the data.
         subset: Which part of the data, in words.
@@ -47,8 +45,6 @@ class Recipe:
     title: str
     train: str
     classifier: dict[str, Any]
-    critic: dict[str, Any] | None
-    processes: int
     citation: str
     licence: str
     subset: str
@@ -60,17 +56,8 @@ class Recipe:
         data = "" if self.name == "digits" else " --data DATA"
         made = f"python -m cae_fast.training.make_demo_models {self.name}{data}"
         train = f"cae-fast train DATA --out WORK/run {self.train}"
-        if self.processes > 1:
-            train = (
-                f"OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node {self.processes} -m "
-                f"cae_fast train DATA --out WORK/run {self.train}"
-            )
-        if self.critic is not None:
-            train += " --critic WORK/critic.pt2"
         return [f"{made} --work WORK --out cae_fast/demo_models --docs docs/models", train]
 
-
-_CELLS: dict[str, Any] = {"image_size": 64, "augment": "dihedral", "patience": 200}
 
 RECIPES = {
     "digits": Recipe(
@@ -81,8 +68,6 @@ RECIPES = {
             "--augment none"
         ),
         classifier={"augment": "none"},
-        critic={"augment": "none", "seed": 1, "epochs": 15},
-        processes=1,
         citation=_ALPAYDIN,
         licence="CC BY 4.0",
         subset=(
@@ -104,12 +89,16 @@ RECIPES = {
         name="blood_cells",
         title="Blood cells",
         train=(
-            "--image-size 64 --channels 16 --num-blocks 4 --steps 5500 --batch-size 2 "
-            "--learning-rate 3e-4 --precision bf16 --augment dihedral"
+            "--image-size 64 --channels 16 --num-blocks 4 --steps 3000 --batch-size 4 "
+            "--learning-rate 4e-4 --precision bf16 --augment dihedral"
         ),
-        classifier=_CELLS | {"seed": 1, "epochs": 60},
-        critic=_CELLS | {"seed": 0, "epochs": 80},
-        processes=2,
+        classifier={
+            "image_size": 64,
+            "augment": "dihedral",
+            "seed": 1,
+            "epochs": 60,
+            "patience": 200,
+        },
         citation=_ACEVEDO,
         licence="CC BY 4.0",
         subset=(

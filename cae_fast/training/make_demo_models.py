@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -114,22 +113,15 @@ def make(recipe: Recipe, data: Path | None, work: Path, out: Path, docs: Path) -
 
 
 def _train(recipe: Recipe, data: Path, work: Path) -> Path:
-    """Trains classifiers and model where they are not there yet; gives the folder of the run."""
-    for name, options in (("classifier", recipe.classifier), ("critic", recipe.critic)):
-        if options is not None and not (work / f"{name}.onnx").exists():
-            train_classifier(ClassifierOptions(data=data, out=work / f"{name}.pt2", **options))
+    """Trains classifier and model where they are not there yet; gives the folder of the run."""
+    if not (work / "classifier.onnx").exists():
+        how = ClassifierOptions(data=data, out=work / "classifier.pt2", **recipe.classifier)
+        train_classifier(how)
     run = work / "run"
     if (run / "model.safetensors").exists():
         return run
-    command = [sys.executable, "-m"]
-    if recipe.processes > 1:
-        count = str(recipe.processes)
-        command += ["torch.distributed.run", "--standalone", "--nproc-per-node", count, "-m"]
-    command += ["cae_fast", "train", str(data), "--out", str(run), *recipe.train.split()]
-    if recipe.critic is not None:
-        command += ["--critic", str(work / "critic.pt2")]
-    threads = {"OMP_NUM_THREADS": "1"} if recipe.processes > 1 else {}
-    subprocess.run([*command, "--resume"], check=True, env=os.environ | threads)
+    command = [sys.executable, "-m", "cae_fast", "train", str(data), "--out", str(run)]
+    subprocess.run([*command, *recipe.train.split(), "--resume"], check=True)
     return run
 
 
