@@ -187,7 +187,7 @@ def card_page(recipe: Recipe, card: dict[str, Any]) -> str:
         *card["commands"],
         "```",
         "",
-        "The first command runs the second, trains the classifiers (their options are in "
+        "The first command runs the second, trains the classifier (its options are in "
         "`cae_fast/training/demo_cards.py`), and measures. The same seed on another machine gives "
         "another model of the same kind: rounding differs.",
         "",
