@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from cae_fast.evaluation.page import write_report
 from cae_fast.evaluation.result import Evaluation, Settings
 from cae_fast.evaluation.run import evaluate
 from cae_fast.evaluation.sanity import cascade_depths, layer_count, randomised, recentred
+from cae_fast.evaluation.timing import seconds_by_turns
 from cae_fast.saliency import mean_saliency, path_saliency, smooth_saliency
 from cae_fast.testing import toy_model
 
@@ -92,6 +94,30 @@ def result(case: Case) -> Evaluation:
     methods = (*OWN_METHODS, "integrated_gradients", "uniform")
     settings = Settings(methods=methods, mean_k=3, smooth_sigma=2.0)
     return evaluate(case.explainer, case.dataset, settings)
+
+
+def test_methods_are_timed_by_turns(case: Case) -> None:
+    calls: list[str] = []
+
+    def method(name: str, wait_s: float) -> Any:
+        def attribute(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+            calls.append(name)
+            assert len(images) == len(classes) <= 4
+            time.sleep(wait_s)
+            return images[:, 0]
+
+        return attribute
+
+    methods = {"slow": method("slow", 0.04), "quick": method("quick", 0.0)}
+    settings = Settings(methods=("cae", "slow", "cae-weighted", "quick"))
+    classes = case.explainer.classifier(case.images).argmax(axis=1)
+    arguments = case.explainer, case.images[:18], classes[:18], settings, methods
+    seconds = seconds_by_turns(*arguments)
+    assert calls == ["slow", "quick"] * 5
+    assert seconds.keys() == {"cae", "cae-weighted", "slow", "quick"}
+    assert seconds["slow"] >= 0.04 / 4
+    assert seconds["quick"] > 0
+    assert 0 < seconds["cae"] < seconds["cae-weighted"]
 
 
 def test_the_mean_over_exemplars_is_the_mean_of_explanations(case: Case, found: Any) -> None:

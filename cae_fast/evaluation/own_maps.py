@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +20,10 @@ class OwnMaps:
 
     Attributes:
         maps: [N, S, S] in [0, 1].
-        seconds: An image, beyond the explanation and its frames.
         classified: Images the classifier saw for each, [N].
     """
 
     maps: Float
-    seconds: float
     classified: Float
 
 
@@ -47,7 +44,6 @@ def own_maps(
         settings: Of the evaluation.
         mean_k: Exemplars of "cae-mean-k"; None is what the settings say, or what the bank has.
     """
-    start = time.perf_counter()
     made = make_maps(
         OWN_METHODS[name],
         explainer,
@@ -55,6 +51,5 @@ def own_maps(
         mean_k=exemplars_averaged(explainer, settings.mean_k) if mean_k is None else mean_k,
         smooth_sigma=settings.smooth_sigma,
     )
-    seconds = (time.perf_counter() - start) / max(1, len(found))
     searched = np.array([len(t) + 1 for t in found.path_t], dtype=float)
-    return OwnMaps(made.saliency.astype(np.float64), seconds, searched + made.classified)
+    return OwnMaps(made.saliency.astype(np.float64), searched + made.classified)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from .own_maps import own_maps
 from .picture_measures import changed_share, code_realism, mean_l1, monotonicity, ssim
 from .result import Evaluation, Float, Mask, Settings, judge_classifier
 from .sanity_run import check_sanity
+from .timing import seconds_by_turns
 
 _BACKGROUND = 16
 _SAID = ("flipped", "not_flipped", "reconstruction_flips")
@@ -91,7 +91,7 @@ def evaluate(
         if on_note is not None:
             on_note(note)
     say("explaining")
-    found, per_image = _explained(explainer, images, part.files, settings)
+    found = _explained(explainer, images, part.files, settings)
     result = Evaluation(
         names=part.files,
         groups=part.groups,
@@ -112,19 +112,18 @@ def evaluate(
             say(name)
             own = own_maps(name, explainer, found, settings)
             result.maps[name], classified = own.maps, own.classified
-            seconds = per_image + own.seconds
-            if name == "cae-weighted":
-                seconds += found.meta["seconds"].get("frames", 0.0) / len(images)
         elif name in methods:
             say(name)
-            result.maps[name], seconds, number = _timed_maps(methods[name], images, classes, calls)
+            result.maps[name], number = _maps(methods[name], images, classes, calls)
             classified = np.full(len(images), number)
         else:
             continue
         say(f"measuring {name}")
         result.measures[name] = _map_measures(result, name, explainer, settings.seed)
-        result.measures[name]["seconds"] = np.full(len(images), seconds)
         result.measures[name]["classified"] = classified
+    say("timing")
+    for name, seconds in seconds_by_turns(explainer, images, classes, settings, methods).items():
+        result.measures[name]["seconds"] = np.full(len(images), seconds)
     if settings.all_pairs:
         say("all pairs of classes")
         result.pairs = _all_pairs(explainer, images, classes, settings)
@@ -144,13 +143,10 @@ def evaluate(
 
 def _explained(
     explainer: Explainer, images: Float32, names: list[str], settings: Settings
-) -> tuple[Explanation, float]:
-    """Explanations with path frames, and seconds an image without the frames."""
+) -> Explanation:
+    """Explanations with path frames."""
     arguments = {"target": settings.target, "names": names} | settings.explain
-    explainer.explain(images[:1], **arguments | {"names": names[:1]})  # warms up
-    found = explainer.explain(images, frames=PATH_FRAMES, **arguments).numpy()
-    seconds = found.meta["seconds"]
-    return found, float(seconds["total"] - seconds.get("frames", 0.0)) / len(images)
+    return explainer.explain(images, frames=PATH_FRAMES, **arguments).numpy()
 
 
 def _counterfactual_measures(explainer: Explainer, found: Explanation) -> dict[str, Float]:
@@ -229,21 +225,19 @@ def _methods(
     return methods
 
 
-def _timed_maps(
+def _maps(
     attribute: Attribute, images: Float32, classes: npt.NDArray[np.int64], calls: _Counted
-) -> tuple[Float, float, float]:
-    """Maps [N, S, S] with their maximum at 1, seconds an image, and images classified for one."""
-    attribute(images[:1], classes[:1])  # warms up
-    calls.images, start = 0, time.perf_counter()
+) -> tuple[Float, float]:
+    """Maps [N, S, S] with their maximum at 1, and images classified for one."""
+    calls.images = 0
     parts = [
         attribute(images[first : first + 16], classes[first : first + 16])
         for first in range(0, len(images), 16)
     ]
-    seconds = (time.perf_counter() - start) / len(images)
     maps = np.nan_to_num(np.concatenate(parts).astype(np.float64), posinf=0.0, neginf=0.0)
     peak = maps.max(axis=(1, 2), keepdims=True)
     number = calls.images / len(images) or math.nan  # gradient methods do not ask the black box
-    return maps / np.where(peak > 0, peak, 1), seconds, number
+    return maps / np.where(peak > 0, peak, 1), number
 
 
 def _map_measures(
