@@ -112,7 +112,8 @@ def explain_task(model: CAE, batch: int, variants: dict[str, dict[str, Any]]) ->
     images = np.repeat(image, batch, axis=0)
 
     def explanation(arguments: dict[str, Any]) -> Callable[[], Explanation]:
-        return lambda: explainer.explain(images, target=1, exemplars="nearest", k=1, **arguments)
+        asked: dict[str, Any] = {"target": 1, "exemplars": "nearest", "k": 1, "reach": 1}
+        return lambda: explainer.explain(images, **asked, **arguments)
 
     named = {name: explanation(arguments) for name, arguments in variants.items()}
     return ExplainTask(model, image, reference, exemplar, named)
