@@ -122,7 +122,6 @@ class Explainer:
         path: Literal["line", "graph"] = "line",
         tolerance: float = 1 / 256,
         k: int | None = None,
-        reach: float | None = None,
         min_probability: float = 0.0,
         coarse: int = 4,
         search: Literal["bisection", "margin"] = "bisection",
@@ -132,6 +131,8 @@ class Explainer:
         names: Sequence[str] | None = None,
         rejected: Sequence[str | None] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        *,
+        reach: float | None = None,
     ) -> Explanation:
         """Explains images by the point of each guided path where the classifier changes its mind.
 
@@ -334,7 +335,7 @@ class Explainer:
             exemplars: Images, class codes or bank rows, as in :meth:`explain`.
             t: Positions [T] in [0, 1], by arc length.
             path: As in :meth:`explain`.
-            reach: As there.
+            reach: In [1, 4]; `Explanation.reach` gives the lines of an explanation again.
 
         Returns:
             [N, T, C, S, S], of the kind of `images`.

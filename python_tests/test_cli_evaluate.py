@@ -69,6 +69,7 @@ def test_an_onnx_classifier_is_compared_with_what_needs_no_gradients(
     for own in ("cae-mean-k", "cae-weighted", "cae-smooth", "cae-edit"):
         assert found["map", own, "aopc"]["images"] == 6
     said = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    assert said["about"]["paths"].startswith("path line, reach 1.5, exemplars reliable, k ")
     (stage,) = said["sanity"]  # one matrix
     assert (stage["layers"], stage["of_layers"]) == (1, 1)
     # Hardly anything flips with a model of random weights: nothing is compared, and that is said.

@@ -177,7 +177,7 @@ def test_the_real_service_serves_it(browser: Browser, service: str) -> None:
         set_value(browser, "#position", 1)
         assert (pixels(browser, "#tile-frame canvas") != before).any()
         assert position(browser) == 1.0
-        browser.evaluate("document.querySelector('#to-end').click()")
+        browser.evaluate("document.querySelector('#to-exemplar').click()")
         assert position(browser) == pytest.approx(1 / DEFAULT_REACH, abs=1 / 16), "the exemplar"
         assert len(browser.asked) == asked
         browser.evaluate("document.querySelector('#save-report').click()")

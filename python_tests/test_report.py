@@ -152,6 +152,27 @@ def test_curve_has_every_evaluated_point_and_the_flip() -> None:
     assert "flip at" not in html_fragment(explanation[1], None)
 
 
+@pytest.mark.parametrize(
+    ("reach", "names", "role", "fact"),
+    [
+        (1.0, ["a.png"], "the path's far end: a.png", "exemplar a.png"),
+        (1.5, ["a.png"], "t = 0.667 of the path: a.png", "exemplar at t = 0.667 a.png"),
+        (2.0, ["a", "b"], "averaged; their mean: t = 0.5 of the path: a, b", "exemplar at t = 0.5"),
+    ],
+)
+def test_where_on_the_path_the_exemplar_lies(
+    tmp_path: Path, reach: float, names: list[str], role: str, fact: str
+) -> None:
+    explanation = make_explanation()
+    explanation.meta["parameters"]["reach"] = reach
+    explanation.exemplar_names[0] = tuple(names)
+    pictures = list(explanation.images)
+    write_html(tmp_path / "page.html", explanation, pictures, exemplar_images=pictures)
+    words = Page((tmp_path / "page.html").read_text(encoding="utf-8")).words
+    assert role in words
+    assert fact in words
+
+
 def test_any_target_and_unnamed_classes() -> None:
     explanation = make_explanation(class_names=("0", "1", "2"))
     explanation.target_class[:] = -1

@@ -153,6 +153,7 @@ def evaluate(
         on_note=printed.warn,
         on_progress=lambda text: printed.line(f"{time.perf_counter() - start:7.1f} s  {text}"),
     )
+    paths = result.explanation.meta["parameters"]
     about = {
         "command": shlex.join(["cae-fast", *sys.argv[1:]]),
         "model": f"{model.name} {network.sha256[:12]}",
@@ -160,6 +161,7 @@ def evaluate(
         "data": f"{data.name}, split {split}, {len(dataset)} images"
         + (f" of {classes}" if classes else ""),
         "bank": f"{len(codes)} images",
+        "paths": ", ".join(f"{name} {paths[name]}" for name in ("path", "reach", "exemplars", "k")),
         "seed": seed,
         "machine": _machine(),
         "seconds": round(time.perf_counter() - start, 1),

@@ -54,7 +54,7 @@ class GuidedPaths:
         most = FARTHEST_REACH if kind == "line" else 1.0
         if (
             isinstance(reach, bool)
-            or not isinstance(reach, int | float | np.number)
+            or not isinstance(reach, int | float | np.integer | np.floating)
             or not 1 <= reach <= most
         ):
             wanted = f"a number in [1, {most:g}]" if kind == "line" else "1 with path='graph'"

@@ -123,10 +123,8 @@ def _named(exemplars: Sequence[str]) -> str:
 def _exemplar_tile(case: Case, exemplar: Any) -> list[str]:
     if case.status == "already_target" or exemplar is None:
         return []
-    role = "the nearest of those averaged"
-    if len(case.exemplars) == 1:
-        on_path = f"on the path at t = {case.exemplar_t:.3g}"
-        role = "the path's far end" if case.exemplar_t == 1 else on_path
+    at = "the path's far end" if case.exemplar_t == 1 else f"t = {case.exemplar_t:.3g} of the path"
+    role = at if len(case.exemplars) == 1 else f"the nearest of those averaged; their mean: {at}"
     return [_tile("Exemplar", f"{role}: {_named(case.exemplars)}", picture_pixels(exemplar))]
 
 
@@ -185,5 +183,6 @@ def _footer(case: Case) -> str:
     if case.bracket is not None:
         facts.append(f"bracket {case.bracket[0]:.4f} to {case.bracket[1]:.4f}")
     if case.exemplars and case.status != "already_target":
-        facts.append(f"exemplar {_named(case.exemplars)}")
+        at = "" if case.exemplar_t == 1 else f" at t = {case.exemplar_t:.3g}"
+        facts.append(f"exemplar{at} {_named(case.exemplars)}")
     return f"<footer>{escape(' · '.join(facts))}</footer>"

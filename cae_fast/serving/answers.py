@@ -58,7 +58,7 @@ def result_json(
         "probabilities_source": softmax(said["logits_source"]),
         "probabilities_counterfactual": softmax(said["logits_counterfactual"]),
         "path": {"t": path_t, "probabilities": softmax(said["path_logits"])},
-        "exemplar": _exemplars(model, said["exemplar"]) | {"t": 1 / job.options.reach},
+        "exemplar": _exemplars(model, said["exemplar"], job.options.reach),
     }
     if "code_image" in said:
         value["code"] = _codes(said, path_t, job.options.reach)
@@ -201,14 +201,15 @@ def _class(model: ServedModel, index: int) -> dict[str, Any]:
     return {"index": index, "name": name}
 
 
-def _exemplars(model: ServedModel, rows: npt.ArrayLike) -> dict[str, Any]:
-    """Bank rows with their names and the classes the data set gave them."""
+def _exemplars(model: ServedModel, rows: npt.ArrayLike, reach: float) -> dict[str, Any]:
+    """Bank rows, their names and classes by the data set, and where on the path they lie."""
     used = [int(row) for row in np.atleast_1d(np.asarray(rows)) if row >= 0]
     labels = model.info["bank_labels"]
     return {
         "rows": used,
         "names": [model.info["bank_names"][row] for row in used],
         "labels": [int(labels[row]) for row in used],
+        "t": 1 / reach if used else 1.0,
     }
 
 

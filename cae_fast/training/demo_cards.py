@@ -203,7 +203,8 @@ def card_page(recipe: Recipe, card: dict[str, Any]) -> str:
         *rows,
         "",
         "Explanations on the embedded CPU backend, with the bundled bank "
-        f"({card['bank']['usable']} of {card['bank']['images']} images usable as exemplars):",
+        f"({card['bank']['usable']} of {card['bank']['images']} images usable as exemplars), on "
+        "lines that go on half as far again beyond the exemplars:",
         "",
         *explained,
         "",

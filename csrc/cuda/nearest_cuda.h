@@ -36,8 +36,9 @@ size_t nearest_workspace_bytes(int32_t images, int32_t rows, int32_t k);
 /// float32 codes, bit for bit: differences, squares and sums are doubles, a sum goes in NumPy's
 /// order, eight partial sums and then the rest (from 8 dimensions on; fewer one by one), a mean is
 /// the sum of its rows in order over k, rounded to float; what lies beyond it is a double's sum of
-/// two products, rounded again. Launches on `stream`, a cudaStream_t; returns at once for no images. Throws
-/// std::invalid_argument if sizes are out of range, std::runtime_error if a launch is refused.
+/// two products, rounded again. Launches on `stream`, a cudaStream_t; returns at once for no
+/// images. Throws std::invalid_argument if sizes are out of range, std::runtime_error if a launch
+/// is refused.
 void nearest_codes(const NearestParams& params, void* stream);
 
 }  // namespace cae::cuda

@@ -97,7 +97,7 @@ export function makeResult(onTarget) {
   const jump = (id, t) => $(id).addEventListener("click", () => { stop(); moveTo(t()); });
   jump("to-start", () => 0);
   jump("to-flip", () => read.flip);
-  jump("to-end", () => read.exemplarAt);
+  jump("to-exemplar", () => read.exemplarAt);
 
   // Classes
   function listedClasses() {
