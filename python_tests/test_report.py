@@ -233,6 +233,7 @@ def test_folder_has_everything(tmp_path: Path) -> None:
     assert rows[0]["t_flip"] == "0.5"
     assert rows[1]["t_flip"] == ""
     assert rows[0]["target_class"] == HOSTILE
+    assert [row["exemplar_t"] for row in rows] == ["1.0", "1.0", "", "1.0", "", ""]
 
 
 def test_parquet_equals_csv(tmp_path: Path) -> None:

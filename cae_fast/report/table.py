@@ -25,6 +25,7 @@ COLUMNS = (
     "target_probability",
     "evaluations",
     "exemplar",
+    "exemplar_t",
     "reason",
 )
 
@@ -55,6 +56,7 @@ def _row(case: Case) -> dict[str, Any]:
         "target_probability": None if point is None else case.probability(goal, point),
         "evaluations": case.evaluations,
         "exemplar": "; ".join(case.exemplars),
+        "exemplar_t": case.exemplar_t if case.exemplars else None,
         "reason": case.reason,
     }
 
@@ -94,12 +96,10 @@ def table_schema() -> Any:
         import pyarrow as pa
     except ImportError as error:
         raise missing_extra("parquet", "pyarrow") from error
+    places = ("t_flip", "bracket_low", "bracket_high", "exemplar_t")
     kinds = {
         "flipped": pa.bool_(),
         "evaluations": pa.int64(),
-        **dict.fromkeys(
-            ("t_flip", "bracket_low", "bracket_high", "source_probability", "target_probability"),
-            pa.float64(),
-        ),
+        **dict.fromkeys((*places, "source_probability", "target_probability"), pa.float64()),
     }
     return pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
