@@ -146,9 +146,9 @@ def test_another_target_is_another_question(browser: Browser, stub: PageStub) ->
     set_value(browser, "#target", "8", "change")
     browser.wait(f"document.querySelector('#headline').textContent === '3 → 8' && {SHOWN}")
     assert stub.questions[-1]["target"] == "8"
-    browser.evaluate("document.querySelector('.bar[data-k=\"0\"]').click()")
-    browser.wait(f"document.querySelector('#headline').textContent === '3 → 0' && {SHOWN}")
-    assert [question.get("target") for question in stub.questions] == [None, "8", "0"]
+    browser.evaluate("document.querySelector('.bar[data-k=\"5\"]').click()")
+    browser.wait(f"document.querySelector('#headline').textContent === '3 → 5' && {SHOWN}")
+    assert [question.get("target") for question in stub.questions] == [None, "8", "5"]
     assert len([url for url in browser.asked if url.endswith("/manifold")]) == 1
     set_value(browser, "#target", "3", "change")
     browser.wait(f"document.querySelector('#case').dataset.status === 'already_target' && {SHOWN}")
@@ -203,9 +203,9 @@ def test_script_in_names_stays_text(browser: Browser, stub: PageStub) -> None:
 
 def test_what_did_not_flip_is_called_no_counterfactual(browser: Browser, stub: PageStub) -> None:
     explain_sample(browser, stub)
-    set_value(browser, "#target", "5", "change")
+    set_value(browser, "#target", "0", "change")
     browser.wait(f"document.querySelector('#case').dataset.status === 'not_flipped' && {SHOWN}")
-    assert text(browser, "#headline") == "3, not 5"
+    assert text(browser, "#headline") == "3, not 0"
     assert text(browser, "#says") == stub.answers[-1]["status_text"]
     assert text(browser, "#badge") == "Not a counterfactual"
     assert text(browser, "#says").startswith("Not a counterfactual")

@@ -28,7 +28,7 @@ from cae_fast.report import (
     write_folder,
     write_html,
 )
-from cae_fast.report.case import percent
+from cae_fast.report.case import percent, thousandths
 from cae_fast.report.folder import folder_names
 from cae_fast.report.pictures import heat_pixels, picture_pixels
 
@@ -276,6 +276,14 @@ def test_pictures_of_every_form_become_rgb() -> None:
     assert picture_pixels(rgb[..., 0]).shape == (4, 4, 3)
     with pytest.raises(ValueError, match="picture"):
         picture_pixels(np.zeros((2, 3, 4, 5), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("t", "text"),
+    [(0, "0.000"), (1, "1.000"), (0.8125, "0.813"), (0.4375, "0.438"), (2 / 3, "0.667")],
+)
+def test_positions_round_halves_up_as_the_page_does(t: float, text: str) -> None:
+    assert thousandths(t) == text
 
 
 def test_softmax_and_percent() -> None:

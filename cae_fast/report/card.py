@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cae_fast.colors import signed_rgb, to_rgb
 from cae_fast.pictures import png_bytes
-from cae_fast.report.case import STATUS_LABELS, Case, percent, sentence
+from cae_fast.report.case import STATUS_LABELS, Case, percent, sentence, thousandths
 from cae_fast.report.curve import drawn_classes, legend, path_svg
 from cae_fast.report.pictures import (
     Uint8,
@@ -94,7 +94,7 @@ def _tiles(
             tiles.append(_tile("Reconstruction", note, to_rgb(reconstruction)))
         if changed:
             name = "Counterfactual" if case.status == "flipped" else "Nearest point"
-            note = f"t = {case.shown_t:.3f}, " if case.shown_t is not None else ""
+            note = f"t = {thousandths(case.shown_t)}, " if case.shown_t is not None else ""
             note += f"read as {case.reached}"
             if case.status == "not_flipped":
                 note += ", not a counterfactual"

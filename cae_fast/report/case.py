@@ -161,6 +161,11 @@ def percent(value: float | None) -> str:
     return f"{share:.0f} %"
 
 
+def thousandths(t: float) -> str:
+    """A position in three decimals, halves up as the service's page has them: 0.8125 is 0.813."""
+    return f"{math.floor(1000 * t + 0.5) / 1000:.3f}"
+
+
 def sentence(case: Case) -> str:
     """What happened to the image, in one or two plain sentences (not escaped)."""
     source, target = f"“{case.source}”", f"“{case.target}”"
@@ -169,8 +174,8 @@ def sentence(case: Case) -> str:
     if case.status == "flipped" and case.t_flip is not None and case.bracket is not None:
         return (
             f"The classifier reads the image as {source}. On the path towards the exemplar it "
-            f"changes its mind at t = {case.t_flip:.3f}: from there it says “{case.reached}”, and "
-            f"at {case.bracket[0]:.3f} it does not yet."
+            f"changes its mind at t = {thousandths(case.t_flip)}: from there it says “{case.reached}”, "
+            f"and at {thousandths(case.bracket[0])} it does not yet."
         )
     if case.status == "not_flipped":
         best = case.probability(case.target_index, case.shown_t or 0.0)

@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from cae_fast.report.case import Case, percent, sentence
+from cae_fast.report.case import Case, percent, sentence, thousandths
 
 _WIDTH = 900.0
 _LEFT, _RIGHT = 60.0, 840.0
@@ -73,7 +73,7 @@ def path_svg(case: Case, frames: Sequence[tuple[float, str]] = ()) -> str:
         x = _x(t) - side / 2
         parts.append(
             f'<image x="{x:.1f}" y="{_FRAMES:g}" width="{side:.1f}" height="{side:.1f}" '
-            f'href="{uri}"><title>decoded at t = {t:.3f}</title></image>'
+            f'href="{uri}"><title>decoded at t = {thousandths(t)}</title></image>'
         )
     return "".join([*parts, "</svg>"])
 
@@ -109,7 +109,7 @@ def _flip_mark(case: Case) -> list[str]:
         f"{case.bracket[1]:.4f}</title></rect>",
         f'<line class="flip" x1="{x:.2f}" x2="{x:.2f}" y1="{_TOP - 20}" y2="{_BAR}"/>',
         f'<text class="flip-label {anchor}" x="{x + shift:.1f}" y="{_TOP - 12}">'
-        f"flip at {case.t_flip:.3f}</text>",
+        f"flip at {thousandths(case.t_flip)}</text>",
     ]
 
 
