@@ -174,8 +174,8 @@ def sentence(case: Case) -> str:
     if case.status == "flipped" and case.t_flip is not None and case.bracket is not None:
         return (
             f"The classifier reads the image as {source}. On the path towards the exemplar it "
-            f"changes its mind at t = {thousandths(case.t_flip)}: from there it says “{case.reached}”, "
-            f"and at {thousandths(case.bracket[0])} it does not yet."
+            f"changes its mind at t = {thousandths(case.t_flip)}: from there it says "
+            f"“{case.reached}”, and at {thousandths(case.bracket[0])} it does not yet."
         )
     if case.status == "not_flipped":
         best = case.probability(case.target_index, case.shown_t or 0.0)
