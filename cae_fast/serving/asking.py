@@ -19,7 +19,7 @@ import numpy as np
 from cae_fast.arrays import Float32
 from cae_fast.errors import ImageDecodeError
 from cae_fast.images import load_images
-from cae_fast.manifold.paths import DEFAULT_REACH, FARTHEST_REACH
+from cae_fast.manifold.paths import FARTHEST_REACH
 from cae_fast.maps import MAP_KINDS
 from cae_fast.serving.catalog import ServedModel
 from cae_fast.serving.jobs import Job, Options, Refused
@@ -240,7 +240,7 @@ def read_options(
         path=_word(given, "path", ("line",)),
         tolerance=_number(given, "tolerance", 1 / 256, low=_SMALLEST_TOLERANCE, high=1),
         k=int(_number(given, "k", int(model.info["k"]), low=1, high=1000, whole=True)),
-        reach=_number(given, "reach", DEFAULT_REACH, low=1, high=FARTHEST_REACH),
+        reach=_number(given, "reach", Options.reach, low=1, high=FARTHEST_REACH),
         search=_word(given, "search", ("bisection", "margin")),
         saliency=_word(given, "saliency", MAP_KINDS),
         min_probability=_number(given, "min_probability", 0.0, low=0, high=1),

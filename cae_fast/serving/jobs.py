@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cae_fast.arrays import Float32
+from cae_fast.manifold.paths import DEFAULT_REACH
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Options:
     path: str = "line"
     tolerance: float = 1 / 256
     k: int = 1
-    reach: float = 1.0
+    reach: float = DEFAULT_REACH
     search: str = "bisection"
     saliency: str = "difference"
     min_probability: float = 0.0
