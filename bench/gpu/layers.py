@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step: what each kernel of a decode and an encode takes, in place, from torch's profiler.
 
-`layers.py once` decodes twice at batch 1, the second time between profiler start and stop: for ncu.
+On capability 9.0 by both paths of the convolutions. `layers.py once` decodes one image and 64 by
+each, twice, the second time between profiler start and stop: for ncu.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from paths import choosing
 from race import Clock, matrix_rate
 from record import Recorder, first_line
 from speed import CONFIG, Sides
@@ -119,20 +121,30 @@ def profile(torch: Any, program: Any, batch: int) -> list[dict[str, Any]]:
         return kernels_of(json.loads(path.read_text(encoding="utf-8")), batch)
 
 
+def paths_of(torch: Any) -> list[str]:
+    """The paths of the convolutions, as paths.py names them, that this GPU has."""
+    hopper = torch.cuda.get_device_capability() == (9, 0)
+    return ["portable", *(["wgmma, clusters of 2"] if hopper else [])]
+
+
 def once(torch: Any) -> None:
-    """Two decodes at batch 1, the second one marked."""
-    sides = Sides(torch, 1, CAE.random(CONFIG, seed=0))
-    decode = sides.queued("decode")["ours"]
-    decode()
-    torch.cuda.synchronize()
-    torch.cuda.profiler.start()
-    decode()
-    torch.cuda.synchronize()
-    torch.cuda.profiler.stop()
+    """Two decodes of each size by each path, the second one marked."""
+    for path in paths_of(torch):
+        for batch in (1, 64):
+            with choosing(path):
+                sides = Sides(torch, batch, CAE.random(CONFIG, seed=0))
+            decode = sides.queued("decode")["ours"]
+            decode()
+            torch.cuda.synchronize()
+            torch.cuda.profiler.start()
+            decode()
+            torch.cuda.synchronize()
+            torch.cuda.profiler.stop()
+            sides.probe.close()
 
 
 def main() -> None:
-    """Profiles decode at batch 1, 64 and 8, encode at 1 and 8."""
+    """Profiles decode and encode at batch 1, 64 and 8."""
     found = Recorder()
     torch = found.need_torch()
     if sys.argv[1:] == ["once"]:
@@ -145,10 +157,12 @@ def main() -> None:
     cases: dict[str, Any] = {}
     parts = []
     trouble = []
-    for kind, batch in (("decode", 1), ("decode", 64), ("encode", 1), ("decode", 8), ("encode", 8)):
-        case = f"{kind} x{batch}"
+    asked = [(kind, batch) for batch in (1, 64, 8) for kind in ("decode", "encode")]
+    for kind, batch, path in [(*each, path) for each in asked for path in paths_of(torch)]:
+        case = f"{kind} x{batch}, {path.partition(',')[0]}"
         try:
-            sides = Sides(torch, batch, model)
+            with choosing(path):
+                sides = Sides(torch, batch, model)
             if sides.why_no_ours:
                 raise RuntimeError(sides.why_no_ours)
             program = sides.queued(kind)["ours"]
