@@ -53,7 +53,7 @@ STEPS = (
     Step("paths", ("paths.py",), 90, 15),
     Step("tests", ("run_tests.py",), 120),
     Step("speed", ("speed.py",), 130, 20),
-    Step("layers", ("layers.py",), 45),
+    Step("layers", ("layers.py",), 60),
     Step("tiles", ("tune.py", "--keep", "--image-size", "256"), 75, 20),
     Step("compiled", ("speed.py", "compiled"), 150, 40),
     Step("explain", ("explain.py",), 60),
