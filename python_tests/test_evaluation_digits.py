@@ -207,7 +207,7 @@ def test_an_evaluation_measures_each_map(result: Evaluation) -> None:
     flipped = (result.explanation.status == "flipped").mean()
     searched = np.isin(result.explanation.status, ("flipped", "not_flipped")).mean()
     assert seen["cae-edit"] == pytest.approx(seen["cae"] + 65 * flipped)
-    assert seen["cae-evidence"] == pytest.approx(seen["cae"] + 52 * searched)
+    assert seen["cae-evidence"] == pytest.approx(seen["cae"] + 84 * searched)
 
 
 def test_randomised_classifiers_are_really_compared(
