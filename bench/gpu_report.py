@@ -202,6 +202,19 @@ def path_rows(results: dict[str, Any]) -> list[list[str]]:
     ]
 
 
+def training_rows(results: dict[str, Any]) -> list[list[str]]:
+    """Training steps of each kind, beside the authors', which come first."""
+    rows = []
+    for case, timed in step_data(results, "training").get("cases", {}).items():
+        first = next((s for s in timed.values() if not isinstance(s, str)), None)
+        for name, seconds in timed.items():
+            if isinstance(seconds, str):
+                rows.append([case, name, seconds, "–"])
+            else:
+                rows.append([case, name, f"{1e3 * seconds:.1f}", f"{first / seconds:.2f}"])
+    return rows
+
+
 def risk_rows(results: dict[str, Any]) -> list[list[str]]:
     """The study's risks and their answers."""
     rows = []
@@ -249,6 +262,11 @@ def document(results: dict[str, Any]) -> str:
             layer_rows(results),
         ),
         ("Paths of the convolutions", ("case", "path", "us"), path_rows(results)),
+        (
+            "Training steps",
+            ("case", "step", "ms", "beside the authors'"),
+            training_rows(results),
+        ),
         ("Risks of the study", ("risk", "fine", "verdict", "numbers"), risk_rows(results)),
     ):
         if rows:

@@ -8,6 +8,8 @@ losses and discriminator and nothing else; "recipe" is what `cae-fast train` doe
 critic, a discriminator by class and their losses.
 
     python bench/train_step.py [--size 64 --channels 32 --blocks 4 --pairs 4 --threads 1]
+
+On a GPU with --device cuda.
 """
 
 from __future__ import annotations
@@ -34,27 +36,36 @@ _PAPERS = LossWeights(code_class=0, gradient_penalty=0)
 
 
 def step(
-    config: CAEConfig, pairs: int, *, precision: str = "fp32", theirs: bool = False, critic: bool
+    config: CAEConfig,
+    pairs: int,
+    *,
+    precision: str = "fp32",
+    theirs: bool = False,
+    critic: bool,
+    device: str = "cpu",
 ) -> Callable[[], Any]:
     """A training step on a fixed batch of random images, as a program to be timed."""
     torch.manual_seed(0)
     weights = LossWeights() if critic else _PAPERS
     options = TrainOptions(data="-", out="-", image_size=config.image_size, weights=weights)
-    judge = Critic(ResidualClassifier(config.in_channels, 2, 16), config.image_size)
-    state = TrainingState(config, options, torch.device("cpu"), judge if critic else None)
+    place = torch.device(device)
+    network = ResidualClassifier(config.in_channels, config.num_classes, 16).to(place)
+    judge = Critic(network, config.image_size)
+    state = TrainingState(config, options, place, judge if critic else None)
     if theirs:
         state.generator.decoder.upsample = reference.upsample_conv
     images = torch.rand(2 * pairs, *config.image_shape) * 2 - 1
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(2).repeat_interleave(pairs)
+    images = images.to(place).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(2, device=place).repeat_interleave(pairs)
+    half = precision == "bf16"
 
     def program() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(place.type, torch.bfloat16, enabled=half):
             swap = swap_classes(state.generator, images, labels)
             judged = state.adversary.losses(swap)
         state.update_discriminator(weighted_sum(judged, weights))
         state.discriminator.requires_grad_(False)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(place.type, torch.bfloat16, enabled=half):
             if theirs:
                 swap = swap_classes(state.generator, images, labels)
             losses = generator_losses(
@@ -62,8 +73,34 @@ def step(
             )
         state.update_generator(weighted_sum(losses, weights))
         state.discriminator.requires_grad_(True)
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
 
     return program
+
+
+def seconds_a_step(
+    config: CAEConfig, pairs: int, *, rounds: int, device: str = "cpu"
+) -> dict[str, float]:
+    """Median seconds of a step of each kind, the authors' first."""
+    race = Race(
+        {
+            name: step(
+                config, pairs, precision=precision, theirs=theirs, critic=critic, device=device
+            )
+            for name, precision, theirs, critic in (
+                ("authors' recipe, fp32", "fp32", True, False),
+                ("same losses, fp32", "fp32", False, False),
+                ("same losses, bf16", "bf16", False, False),
+                ("recipe, fp32", "fp32", False, True),
+                ("recipe, bf16", "bf16", False, True),
+            )
+        }
+    )
+    race.warm_up()
+    for _ in range(rounds):
+        race.lap()
+    return {name: statistics.median(times) for name, times in race.seconds.items()}
 
 
 def main() -> None:
@@ -75,6 +112,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     config = CAEConfig(
@@ -83,25 +121,14 @@ def main() -> None:
         num_blocks=given.blocks,
         num_classes=2,
     )
-    race = Race(
-        {
-            "authors' recipe, fp32": step(config, given.pairs, theirs=True, critic=False),
-            "same losses, fp32": step(config, given.pairs, critic=False),
-            "same losses, bf16": step(config, given.pairs, precision="bf16", critic=False),
-            "recipe, fp32": step(config, given.pairs, critic=True),
-            "recipe, bf16": step(config, given.pairs, precision="bf16", critic=True),
-        }
-    )
-    race.warm_up()
-    for _ in range(given.rounds):
-        race.lap()
-    medians = {name: statistics.median(times) for name, times in race.seconds.items()}
+    medians = seconds_a_step(config, given.pairs, rounds=given.rounds, device=given.device)
     first = next(iter(medians.values()))
     print(describe(given.threads))
-    print(f"{config.image_size} pixels, width {config.channels}, {given.pairs} pairs\n")
+    where = f", {given.device}" if given.device != "cpu" else ""
+    print(f"{config.image_size} pixels, width {config.channels}, {given.pairs} pairs{where}\n")
     print("| step | seconds | beside the authors' |\n|---|---|---|")
     for name, seconds in medians.items():
-        print(f"| {name} | {seconds:.2f} | {first / seconds:.2f} |")
+        print(f"| {name} | {seconds:.3g} | {first / seconds:.2f} |")
 
 
 if __name__ == "__main__":

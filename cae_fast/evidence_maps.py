@@ -64,7 +64,7 @@ def evidence_maps(explainer: Explainer, explanation: Explanation) -> EvidenceMap
     they fall when the region alone is blurred, and how much they rise when it alone is left sharp.
     (The first alone is occlusion; the two are the ends of what Shapley's value averages over:
     features that stand for each other are missed by the first, ones that need each other by the
-    second.) A sure classifier changes its odds little by the one and much by the other, so each
+    second.) One may be several times the other, where the blurred image is far from the class: each
     counts relative to its own mean size over the image's regions. Regions are 4 x 4 squares and 3 x
     3 across their corners, then the quarters of the four squares of most worth, all blurred with an
     eighth of the side. The map is the positive worth times the square root of the change to the far
