@@ -9,11 +9,9 @@ from typing import Any
 
 from record import Recorder, first_line
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from train_step import seconds_a_step
-
 from cae_fast.model import CAEConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 #: Side, width, blocks, pairs: what docs/results.md trains, with more pairs, and the reference.
 _CASES = ((96, 32, 4, 4), (96, 32, 4, 16), (64, 32, 4, 16), (256, 64, 6, 4))
@@ -23,6 +21,8 @@ def main() -> None:
     """Times each case; one that fails is a finding."""
     found = Recorder()
     torch = found.need_torch()
+    from train_step import seconds_a_step  # lies beside gpu_check.sh, and needs torch
+
     torch.backends.cudnn.benchmark = True
     cases: dict[str, Any] = {}
     trouble = []
