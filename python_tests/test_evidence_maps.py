@@ -10,7 +10,7 @@ from explain_cases import digits_explainer
 import cae_fast as cf
 from cae_fast.digits import load
 from cae_fast.evaluation.map_measures import area_under, perturbation_curves
-from cae_fast.evidence_maps import evidence_maps
+from cae_fast.evidence_maps import evidence_maps, region_worth
 from cae_fast.saliency import blurred
 
 SIDE = 32
@@ -68,6 +68,33 @@ def test_worth_is_what_a_sum_of_pixels_says_it_is(images: np.ndarray) -> None:
     expected += 2 * blurred(quarters, SIDE / 48) * told[:, None, None]
     np.testing.assert_allclose(evidence, expected, atol=2e-5)
     assert np.abs(expected).max() > 0.05
+
+
+def test_either_difference_counts_by_its_own_size() -> None:
+    """One corner is missed by 1 when blurred, the other says 10 alone: to a map they are alike."""
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 1, SIDE, SIDE)).astype(np.float32)
+    blank = blurred(image, SIDE / 8)
+
+    def classify(batch: np.ndarray) -> np.ndarray:
+        sharp = batch[:, 0] == image[0]
+        asked = (sharp | (batch[:, 0] == blank[0])).all(axis=(1, 2))
+        missed = 4 + sharp[:, :8, :8].mean(axis=(1, 2))
+        alone = -9 + 10 * sharp[:, 24:, 24:].mean(axis=(1, 2))
+        odds = np.where(sharp.mean(axis=(1, 2)) > 0.5, missed, alone)
+        logits = np.full((len(batch), 10), -60.0, dtype=np.float32)
+        logits[:, 0] = 0
+        logits[:, 1] = np.where(asked, odds, 5)  # decoded images are of the class
+        return logits
+
+    explainer = digits_explainer(classify, max_batch=8)
+    found = explainer.explain(image, target=0)
+    assert list(found.status) == ["not_flipped"]
+    evidence = evidence_maps(explainer, found).evidence[0]
+    np.testing.assert_allclose(evidence, evidence[::-1, ::-1], atol=1e-5)
+    assert evidence[2, 2] > 10 * np.abs(evidence[2, 29])
+    worth, classified = region_worth(explainer, found, np.arange(1))
+    np.testing.assert_allclose(worth[0, 29, 29] / worth[0, 2, 2], 10, rtol=1e-4)
+    assert classified[0] == 52
 
 
 def test_maps_weigh_the_change_and_put_what_speaks_against_last(
