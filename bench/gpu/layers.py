@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from paths import choosing
+from paths import choosing, paths_of
 from race import Clock, matrix_rate
 from record import Recorder, first_line
 from speed import CONFIG, Sides
@@ -119,12 +119,6 @@ def profile(torch: Any, program: Any, batch: int) -> list[dict[str, Any]]:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
         return kernels_of(json.loads(path.read_text(encoding="utf-8")), batch)
-
-
-def paths_of(torch: Any) -> list[str]:
-    """The paths of the convolutions, as paths.py names them, that this GPU has."""
-    hopper = torch.cuda.get_device_capability() == (9, 0)
-    return ["portable", *(["wgmma, clusters of 2"] if hopper else [])]
 
 
 def once(torch: Any) -> None:

@@ -55,6 +55,12 @@ def choosing(name: str) -> Iterator[None]:
                 os.environ[key] = value
 
 
+def paths_of(torch: Any) -> list[str]:
+    """The paths of the convolutions, as `PATHS` names them, that this GPU has."""
+    hopper = torch.cuda.get_device_capability() == (9, 0)
+    return ["portable", *(["wgmma, clusters of 2"] if hopper else [])]
+
+
 def compare(model: CAE, batch: int) -> dict[str, dict[str, Any]]:
     """Distances of each path's class codes, images and differences of images to the portable's.
 

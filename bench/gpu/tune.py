@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paths import choosing
+from paths import choosing, paths_of
 from race import Clock
 from record import ROOT, Recorder, first_line, read_json
 
@@ -86,11 +86,10 @@ def measure(
     """Times all tiles of all layers; what has been timed is written down layer by layer."""
     from probe import Probe
 
-    hopper = torch.cuda.get_device_capability() == (9, 0)
     timings: dict[str, dict[str, dict[str, float]]] = {}
     for size in sizes:
         model = CAE.random(CAEConfig(image_size=size), seed=0)
-        for path in _PATHS if hopper else ["portable"]:
+        for path in paths_of(torch):
             with choosing(path):
                 probe = Probe(model, max(batches))
             _decode(torch, probe, model.config, max(batches))
