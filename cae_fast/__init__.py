@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .bank import CodeBank
     from .classifier import Classifier
     from .client import Client
+    from .codec import Codes
     from .colors import overlay
     from .data import ImageDataset
     from .environment import info
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         ServiceError,
     )
     from .explainer import Explainer
-    from .explanation import Codes, Explanation
+    from .explanation import Explanation
     from .images import load_images
     from .model import CAE, CAEConfig
 
@@ -60,7 +61,8 @@ _HOMES = {
         "ServiceError",
     ),
     "explainer": ("Explainer",),
-    "explanation": ("Codes", "Explanation"),
+    "codec": ("Codes",),
+    "explanation": ("Explanation",),
     "images": ("load_images",),
     "model": ("CAE", "CAEConfig"),
 }

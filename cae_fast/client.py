@@ -98,6 +98,7 @@ class Client:
         tolerance: float = 1 / 256,
         k: int | None = None,
         reach: float | None = None,
+        second_try: bool = True,
         search: str = "bisection",
         saliency: str = "difference",
         min_probability: float = 0.0,
@@ -115,6 +116,7 @@ class Client:
             tolerance: Width of the final bracket.
             k: Nearest exemplars averaged; None: as the service has it for this model.
             reach: Length of the path over the distance to them.
+            second_try: Whether a second path is tried where the first explains nothing.
             search: "bisection" or "margin".
             saliency: Kind of map.
             min_probability: Of a flip.
@@ -137,6 +139,7 @@ class Client:
             "tolerance": tolerance,
             "k": k,
             "reach": reach,
+            "second_try": str(second_try).lower(),
             "search": search,
             "saliency": saliency,
             "min_probability": min_probability,
@@ -334,6 +337,8 @@ def _joined(parts: list[dict[str, Any]]) -> Explanation:
         class_names=tuple(first["class_names"]),
         meta=first["meta"] | {"rejected": reasons, "service_seconds": first["seconds"]},
         exemplar_names=[tuple(part["said"]["exemplar"]["names"]) for part in parts],
+        reconstructed_class=np.stack([part["reconstructed_class"] for part in parts]),
+        second_path=[part["second_path"] for part in parts],
         frame_t=parts[0].get("frame_t"),
         path_images=frames,
         **fields,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -175,18 +176,36 @@ def path_ends(explainer: Explainer, found: Explanation, rows: npt.NDArray[np.int
         overflows at the end.
     """
     ends = np.array(found.counterfactual[rows], dtype=np.float32)
-    known = np.flatnonzero((found.exemplar[rows] >= 0).all(axis=1))
-    if len(known):
-        drawn = explainer.path(
-            np.ascontiguousarray(found.images[rows[known]]),
-            found.exemplar[rows[known]],
-            [1.0],
-            path=found.meta["parameters"]["path"],
-            reach=found.reach,
-        )[:, 0]
-        good = np.isfinite(drawn).all(axis=(1, 2, 3))
-        ends[known[good]] = drawn[good]
+    again = found.searched_again[rows]
+    known = np.flatnonzero((found.exemplar[rows] >= 0).all(axis=1) & ~again)
+    second = np.flatnonzero(again)
+    for places, draw in (
+        (known, partial(_first_ends, explainer, found)),
+        (second, partial(_second_ends, explainer, found)),
+    ):
+        if len(places):
+            drawn = draw(rows[places], np.ascontiguousarray(found.images[rows[places]]))[:, 0]
+            good = np.isfinite(drawn).all(axis=(1, 2, 3))
+            ends[places[good]] = drawn[good]
     return np.clip(ends, -1, 1)
+
+
+def _first_ends(
+    explainer: Explainer, found: Explanation, rows: npt.NDArray[np.int64], images: Float32
+) -> Float32:
+    """Far ends [M, 1, C, S, S] of paths from the images' own codes."""
+    kind, exemplars = found.meta["parameters"]["path"], found.exemplar[rows]
+    ends: Float32 = explainer.path(images, exemplars, [1.0], path=kind, reach=found.reach)
+    return ends
+
+
+def _second_ends(
+    explainer: Explainer, found: Explanation, rows: npt.NDArray[np.int64], images: Float32
+) -> Float32:
+    """Far ends [M, 1, C, S, S] of second paths."""
+    codes = np.stack([found.second_path[row][-1:] for row in rows])
+    ends: Float32 = explainer.path_between(images, codes, [1.0])
+    return ends
 
 
 def _targets(found: Explanation, rows: npt.NDArray[np.int64]) -> list[Any]:

@@ -204,10 +204,42 @@ class Exemplars:
                 source_class=source[needed],
                 among=self.pool,
             )
-            medoid = self.choice is not None and self.choice.medoid
-            rows[needed] = medoids(self._bank.codes, near) if medoid else near
+            rows[needed] = self._chosen(near)
             ends[needed] = average(self._bank, rows[needed])
         return ends, rows
+
+    def central(self, target: IntArray, near: IntArray) -> tuple[FloatArray, IntArray]:
+        """Ends of paths among the usable rows nearest to the mean of their class.
+
+        Args:
+            target: Classes to reach [n]; -1 is that of the first row in `near`.
+            near: Bank rows [n, k] that paths led to before.
+
+        Returns:
+            As :meth:`of`.
+
+        Raises:
+            ValueError: Exemplars were given: there is no other choice.
+        """
+        if self._bank is None or self.is_given:
+            raise ValueError("exemplars were given, not chosen in a bank: there are no others")
+        pool = self._bank.usable if self.pool is None else self.pool
+        classes = np.where(target < 0, self._bank.labels[near[:, 0]], target)
+        middles = np.stack(
+            [
+                self._bank.codes[pool & (self._bank.labels == label)].mean(axis=0, dtype=np.float64)
+                for label in classes
+            ]
+        )
+        found = self._bank.nearest(middles, classes, self.candidates, among=pool)
+        rows = self._chosen(found)
+        return average(self._bank, rows), rows
+
+    def _chosen(self, near: IntArray) -> IntArray:
+        """Of candidates [n, c] those that are averaged [n, k]."""
+        assert self._bank is not None
+        medoid = self.choice is not None and self.choice.medoid
+        return medoids(self._bank.codes, near) if medoid else near
 
 
 def average(bank: CodeBank, rows: IntArray) -> npt.NDArray[np.float32]:

@@ -9,38 +9,31 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from . import __version__ as _version
-from .arrays import (
-    checked_codes,
-    checked_images,
-    checked_tensor,
-    finite_images,
-    like,
-    pixel_faults,
-    to_numpy,
-)
+from .arrays import checked_images, checked_tensor, like, pixel_faults, to_numpy
 from .backends import Backend, select_backend
 from .backends.cuda import CudaBackend
 from .bank import CodeBank
 from .class_names import agree
 from .classifier import classifier_from
 from .classifier_calls import ClassifierCalls
+from .codec import Codec
 from .device_search import LARGEST_CODE, DeviceSearcher
 from .errors import ClassifierError
 from .exemplars import Exemplars
-from .explain_job import ExplainJob, OnDevice, stepping_of
-from .explanation import Codes, Explanation
-from .manifold.paths import GuidedPaths, decode_along, default_reach
+from .explain_job import ExplainJob
+from .explanation import Explanation
+from .group_search import GroupSearch, OnDevice, stepping_of
+from .manifold.paths import GuidedPaths, default_reach
 from .maps import Against, MapKind, check_maps, make_maps
-from .memory import allocate_rows, in_groups
 from .model import CAE
 from .path_search import Clock, search_rules
+from .second_search import SecondSearch
 from .targets import check_target, row_texts
 
 
-class Explainer:
+class Explainer(Codec):
     """Explains a classifier's decisions about images with a model of its classes.
 
     Attributes:
@@ -133,6 +126,7 @@ class Explainer:
         on_progress: Callable[[int, int], None] | None = None,
         *,
         reach: float | None = None,
+        second_try: bool = True,
     ) -> Explanation:
         """Explains images by the point of each guided path where the classifier changes its mind.
 
@@ -157,6 +151,11 @@ class Explainer:
             reach: Length of a line over its distance to the exemplar, in [1, 4]: it goes on beyond,
                 in the same direction, so that more images flip. None is 1.5 where exemplars are
                 chosen, 1 where they are given; graphs end at the exemplar.
+            second_try: Search images a second time whose reconstruction is not of the image's class
+                (from the nearest code towards exemplars of that class that is), or along whose
+                path nothing flips (towards exemplars from the middle of the target class); what
+                says more is told. Nothing where exemplars are given. See
+                `Explanation.second_path`.
             min_probability: A point has flipped only when its class has at least this probability,
                 in [0, 1].
             coarse: Intervals whose ends are looked at first, a power of two of at most 4096; no
@@ -211,28 +210,33 @@ class Explainer:
             paths = GuidedPaths(path, self.bank, reach)
             drawn = check_maps(saliency, saliency_against, frames, given=chosen.is_given)
             on_device = self._on_device(calls, chosen)
-            job = ExplainJob(
-                images=to_numpy(array) if on_device is None else array,
-                reasons=[
-                    why or fault for why, fault in zip(known, pixel_faults(array), strict=True)
-                ],
+            again = second_try and not chosen.is_given
+            group = GroupSearch(
                 target=check_target(target, count, self.class_names, rules.num_classes),
                 exemplars=chosen,
                 paths=paths,
                 rules=rules,
                 against=saliency_against,
-                frame_steps=np.rint(np.linspace(0, rules.grid, drawn)).astype(np.int32),
                 backend=self.backend,
                 classify=calls.to_host,
-                bank_names=None if self.bank is None else self.bank.names,
-                class_names=self.class_names,
                 clock=clock,
                 on_device=on_device,
+                second=SecondSearch(chosen, paths, rules, calls.to_host, clock) if again else None,
+            )
+            job = ExplainJob(
+                images=to_numpy(array) if on_device is None else array,
+                reasons=[
+                    why or fault for why, fault in zip(known, pixel_faults(array), strict=True)
+                ],
+                search=group,
+                frame_steps=np.rint(np.linspace(0, rules.grid, drawn)).astype(np.int32),
+                bank_names=None if self.bank is None else self.bank.names,
+                class_names=self.class_names,
             )
             result = job.run([str(name) for name in names], on_progress)
             result.meta |= self._meta() | {
                 "stepping": stepping_of(on_device, self.backend),
-                "computed_in_float32": job.rescued,
+                "computed_in_float32": group.rescued,
                 "parameters": {
                     "path": path,
                     "reach": paths.reach,
@@ -245,6 +249,7 @@ class Explainer:
                     "k": chosen.k if chosen.choice is None else chosen.candidates,
                     "saliency_against": saliency_against,
                     "saliency": saliency,
+                    "second_try": again,
                     "frames": frames,
                 },
             }
@@ -263,108 +268,6 @@ class Explainer:
         Same arguments, result and errors.
         """
         return await asyncio.to_thread(self.explain, images, **options)
-
-    def encode(self, images: Any) -> Codes:
-        """Both codes of images [N, C, S, S], N may be 0; arrays of the kind that came in.
-
-        Raises:
-            ValueError: Wrong dtype, rank or shape, or pixels that are NaN, Inf or out of range.
-            OutOfMemory: The codes do not fit, or one image alone does not.
-        """
-        config = self.model.config
-        array = finite_images(images, config.image_shape)
-        count = len(array)
-        individual = allocate_rows((count, *config.individual_shape), "codes")
-        class_code = allocate_rows((count, config.code_dim), "codes")
-
-        def encode(rows: slice, _: int) -> None:
-            group = self.backend.encode(np.ascontiguousarray(array[rows]))
-            individual[rows], class_code[rows] = map(to_numpy, group)
-
-        in_groups(encode, count, self.backend.max_batch, what="images to encode")
-        return Codes(like(individual, images), like(class_code, images))
-
-    def decode(self, individual: Any, class_code: Any) -> Any:
-        """Images from codes.
-
-        Args:
-            individual: [N, 4w, S / 4, S / 4], or one for all class codes; N may be 0.
-            class_code: [N, D], or one for all individual codes.
-
-        Returns:
-            Images [N, C, S, S], of the kind of `individual`.
-
-        Raises:
-            ValueError: Wrong rank or shape, or values that are not finite.
-            OutOfMemory: The images do not fit, or one code alone does not.
-        """
-        shape = self.model.config.individual_shape
-        source = checked_codes(individual, shape, "individual")
-        codes = checked_codes(class_code, (self.model.config.code_dim,), "class_code")
-        count = len(codes) if len(source) == 1 else len(source)
-        if len(codes) not in (1, count):
-            rows = f"individual has {len(source)} rows, class_code {len(codes)}"
-            raise ValueError(f"{rows}: expected the same number")
-        codes = np.broadcast_to(codes, (count, codes.shape[1]))
-        images = allocate_rows((count, *self.model.config.image_shape), "images")
-
-        def decode(rows: slice, _: int) -> None:
-            group = np.ascontiguousarray(codes[rows])
-            if len(source) == 1:
-                index, wanted = np.zeros(len(group), dtype=np.int32), source
-            else:
-                index, wanted = np.arange(len(group), dtype=np.int32), source[rows]
-            images[rows] = to_numpy(self.backend.decode(wanted, group, index))
-
-        in_groups(decode, count, self.backend.max_batch, what="codes to decode")
-        return like(images, individual)
-
-    def path(
-        self,
-        images: Any,
-        exemplars: Any,
-        t: npt.ArrayLike,
-        *,
-        path: Literal["line", "graph"] = "line",
-        reach: float = 1.0,
-    ) -> Any:
-        """Images decoded along guided paths.
-
-        Args:
-            images: [N, C, S, S]; N may be 0.
-            exemplars: Images, class codes or bank rows, as in :meth:`explain`.
-            t: Positions [T] in [0, 1], by arc length.
-            path: As in :meth:`explain`.
-            reach: In [1, 4]; `Explanation.reach` gives the lines of an explanation again.
-
-        Returns:
-            [N, T, C, S, S], of the kind of `images`.
-
-        Raises:
-            ValueError: A wrong argument; the message names it.
-            OutOfMemory: The frames do not fit, or one alone does not.
-        """
-        array = finite_images(images, self.model.config.image_shape)
-        positions = np.atleast_1d(to_numpy(t)).astype(np.float32)
-        inside = ((positions >= 0) & (positions <= 1)).all()
-        if positions.ndim != 1 or positions.size == 0 or not inside:
-            raise ValueError(f"t must be positions [T] in [0, 1], got {t!r}")
-        if exemplars is None or isinstance(exemplars, str):
-            raise ValueError(f"exemplars must be images, class codes or bank rows, got {exemplars}")
-        paths = GuidedPaths(path, self.bank, reach)
-        config, count = self.model.config, len(array)
-        chosen = Exemplars(
-            exemplars, count, k=1, config=config, backend=self.backend, bank=self.bank
-        )
-        frames = allocate_rows((count, len(positions), *config.image_shape), "frames")
-
-        def decode(rows: slice, in_flight: int) -> None:
-            individual, start = self.backend.encode(np.ascontiguousarray(array[rows]))
-            vertices = paths.vertices(start, chosen.given(rows.start, len(start)))
-            decode_along(frames[rows], self.backend, individual, vertices, positions, in_flight)
-
-        in_groups(decode, count, self.backend.max_batch, what="images to decode along paths")
-        return like(frames, images)
 
     def _on_device(self, calls: ClassifierCalls, exemplars: Exemplars) -> OnDevice | None:
         """How groups are searched on the GPU, or None: from the host."""

@@ -7,24 +7,18 @@ import dataclasses
 import json
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .arrays import Float32, kind_of, like, to_numpy
-from .errors import CAEError
-from .files import atomic_directory
 from .saliency import resize_map
 
 FORMAT_VERSION = 1
 #: Fields with one row per image.
-_ROWS = (
+ROWS = (
     "counterfactual",
     "reconstruction",
     "difference",
@@ -40,31 +34,6 @@ _ROWS = (
     "exemplar",
     "images",
 )
-_DAMAGE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    EOFError,
-    AttributeError,
-    RecursionError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-_PICTURES = ("image", "reconstruction", "counterfactual", "saliency")
-
-
-@dataclasses.dataclass(frozen=True)
-class Codes:
-    """Both codes of N images.
-
-    Attributes:
-        individual: What stays the image's own, [N, 4w, S / 4, S / 4].
-        class_code: What the classes differ in, [N, D].
-    """
-
-    individual: Any
-    class_code: Any
 
 
 @dataclasses.dataclass(eq=False)
@@ -99,6 +68,11 @@ class Explanation:
         class_names: K names.
         meta: Versions, hashes, parameters, seconds per stage; "rejected" maps rows to reasons.
         exemplar_names: N tuples of bank names; empty where the exemplar is no bank row.
+        reconstructed_class: int64 [N]: predicted for the image decoded from its own codes; -1 where
+            unknown; None of explanations made by other versions.
+        second_path: N arrays [V, D] or [0, D]: the class codes of the path that is told of where it
+            is a second one, which `explain(..., second_try=True)` took; empty where it is the first
+            one, from the image's own code. Or empty itself: none is.
         frame_t: Positions [F] of `path_images`, or None.
         path_images: [N, F, C, H, W] along the whole path, or None.
     """
@@ -124,6 +98,8 @@ class Explanation:
     class_names: tuple[str, ...]
     meta: dict[str, Any]
     exemplar_names: list[tuple[str, ...]] = dataclasses.field(default_factory=list)
+    reconstructed_class: Any = None
+    second_path: list[Any] = dataclasses.field(default_factory=list)
     frame_t: Any = None
     path_images: Any = None
 
@@ -140,7 +116,7 @@ class Explanation:
         """Explanations of some of the images, always batched: an index gives N = 1."""
         key = key if kind_of(key) == "numpy" else to_numpy(key)
         rows = np.atleast_1d(np.arange(len(self))[key])
-        picked: dict[str, Any] = {name: getattr(self, name)[rows] for name in _ROWS}
+        picked: dict[str, Any] = {name: getattr(self, name)[rows] for name in ROWS}
         rejected = self.meta.get("rejected", {})
         kept = {new: rejected[old] for new, old in enumerate(rows.tolist()) if old in rejected}
         return dataclasses.replace(
@@ -151,7 +127,9 @@ class Explanation:
             path_logits=[self.path_logits[i] for i in rows],
             names=[self.names[i] for i in rows],
             exemplar_names=[self.exemplar_names[i] for i in rows] if self.exemplar_names else [],
-            path_images=None if self.path_images is None else self.path_images[rows],
+            second_path=[self.second_path[i] for i in rows] if self.second_path else [],
+            **{name: array[rows] for name, array in self._known("reconstructed_class")},
+            **{name: array[rows] for name, array in self._known("path_images")},
             meta=self.meta | {"rejected": kept},
         )
 
@@ -170,6 +148,12 @@ class Explanation:
         return self._map(to_numpy)
 
     @property
+    def searched_again(self) -> npt.NDArray[np.bool_]:
+        """Of which images the path is a second one, NumPy, bool [N]."""
+        again = [len(path) > 0 for path in self.second_path] or [False] * len(self)
+        return np.array(again, dtype=np.bool_)
+
+    @property
     def reach(self) -> float:
         """Length of its paths over their distance to the exemplars; 1 where `meta` has none."""
         return float(self.meta.get("parameters", {}).get("reach", 1.0))
@@ -179,16 +163,20 @@ class Explanation:
         return self._map(lambda array: like(array, template))
 
     def _map(self, convert: Any) -> Explanation:
-        fields: dict[str, Any] = {name: convert(getattr(self, name)) for name in _ROWS}
-        for name in ("frame_t", "path_images"):
-            array = getattr(self, name)
-            fields[name] = None if array is None else convert(array)
+        fields: dict[str, Any] = {name: convert(getattr(self, name)) for name in ROWS}
+        for name, array in self._known("reconstructed_class", "frame_t", "path_images"):
+            fields[name] = convert(array)
         return dataclasses.replace(
             self,
             **fields,
             path_t=[convert(array) for array in self.path_t],
             path_logits=[convert(array) for array in self.path_logits],
+            second_path=[convert(array) for array in self.second_path],
         )
+
+    def _known(self, *names: str) -> list[tuple[str, Any]]:
+        """Of fields that may be None those that are not."""
+        return [(name, value) for name in names if (value := getattr(self, name)) is not None]
 
     def saliency_at(self, index: int, height: int, width: int) -> Float32:
         """Saliency map of one image at another resolution, such as its original's.
@@ -220,11 +208,13 @@ class Explanation:
                     "flipped": bool(host.status[i] == "flipped"),
                     **{
                         name: getattr(host, name)[i]
-                        for name in _ROWS
+                        for name in ROWS
                         if getattr(host, name).ndim <= 2
                     },
                     "path_t": host.path_t[i],
                     "path_logits": host.path_logits[i],
+                    **{name: value[i] for name, value in host._known("reconstructed_class")},
+                    "second_path": host.second_path[i] if host.second_path else [],
                     "exemplar_names": host.exemplar_names[i] if host.exemplar_names else (),
                 }
                 for i in range(len(host))
@@ -246,23 +236,9 @@ class Explanation:
             CAEError: `folder` is a file, or not empty and `overwrite` is false.
             OSError: The file system refused.
         """
-        host = self.numpy()
-        arrays: dict[str, Any] = {name: getattr(host, name) for name in _ROWS}
-        arrays["status"] = host.status
-        arrays["path_offsets"] = np.cumsum([0, *(len(t) for t in host.path_t)])
-        # What is joined begins with nothing, so that no image at all is fine too.
-        arrays["path_t"] = np.concatenate([np.empty(0, np.float32), *host.path_t])
-        no_logits = np.empty((0, host.logits_source.shape[1]), np.float32)
-        arrays["path_logits"] = np.concatenate([no_logits, *host.path_logits])
-        if host.path_images is not None:
-            arrays |= {"frame_t": host.frame_t, "path_images": host.path_images}
-        with atomic_directory(folder, overwrite=overwrite) as temporary:
-            np.savez_compressed(temporary / "explanation.npz", **arrays)
-            text = self.to_json(indent=1)
-            (temporary / "explanation.json").write_text(text, encoding="utf-8")
-            (temporary / "images").mkdir()
-            for i in range(len(host)):
-                _write_pictures(temporary / "images", host, i)
+        from .explanation_files import save_explanation
+
+        save_explanation(self, folder, overwrite=overwrite)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Explanation:
@@ -271,41 +247,9 @@ class Explanation:
         Raises:
             CAEError: A file is missing, damaged or of another format version.
         """
-        path = Path(folder)
-        try:
-            said = json.loads((path / "explanation.json").read_text(encoding="utf-8"))
-            if said["format"] != FORMAT_VERSION:
-                raise CAEError(
-                    f"{path}: format version {said['format']!r}, this version reads "
-                    f"{FORMAT_VERSION}"
-                )
-            with np.load(path / "explanation.npz", allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            offsets = arrays["path_offsets"].tolist()
-            parts = [slice(low, high) for low, high in pairwise(offsets)]
-            meta = dict(said["meta"])
-            meta["rejected"] = {int(row): why for row, why in meta.get("rejected", {}).items()}
-            rows = said["explanations"]
-            if {len(arrays[name]) for name in (*_ROWS, "status")} | {len(parts)} != {len(rows)}:
-                raise CAEError(f"{path}: its arrays and its JSON have different numbers of images")
-            return cls(
-                **{name: arrays[name] for name in _ROWS},
-                status=arrays["status"],
-                path_t=[arrays["path_t"][part] for part in parts],
-                path_logits=[arrays["path_logits"][part] for part in parts],
-                names=[row["name"] for row in rows],
-                exemplar_names=[tuple(row["exemplar_names"]) for row in rows],
-                class_names=tuple(said["class_names"]),
-                meta=meta,
-                frame_t=arrays.get("frame_t"),
-                path_images=arrays.get("path_images"),
-            )
-        except CAEError:
-            raise
-        except _DAMAGE as error:
-            raise CAEError(
-                f"{path}: not a readable explanation folder ({type(error).__name__}: {error})"
-            ) from None
+        from .explanation_files import load_explanation
+
+        return load_explanation(folder)
 
     def to_html(
         self,
@@ -356,25 +300,6 @@ class Explanation:
         from .report import Frames
 
         return None if self.path_images is None else Frames(t=self.frame_t, images=self.path_images)
-
-
-def _write_pictures(folder: Path, host: Explanation, i: int) -> None:
-    """PNG files of one image; what is no counterfactual is not called one."""
-    from .pictures import image_png
-
-    status = str(host.status[i])
-    pictures = {
-        "image": host.images[i],
-        "reconstruction": host.reconstruction[i],
-        "counterfactual": host.counterfactual[i],
-        "saliency": host.saliency[i][None] * 2 - 1,
-    }
-    for kind in _PICTURES if status not in ("non_finite", "rejected") else _PICTURES[:1]:
-        if status == "not_flipped" and kind in ("counterfactual", "saliency"):
-            stem = f"not_a_counterfactual_{'image' if kind == 'counterfactual' else kind}"
-        else:
-            stem = kind
-        (folder / f"{i:05d}_{stem}.png").write_bytes(image_png(pictures[kind]))
 
 
 def _plain(value: Any) -> Any:

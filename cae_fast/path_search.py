@@ -108,15 +108,24 @@ class Outcome:
     difference: Any = None  # where they are known already
     saliency: Any = None
 
-    def take(self, row: int, other: Outcome) -> None:
-        """Puts the only row of another outcome in the place of `row`."""
+    def take(self, row: int, other: Outcome, place: int = 0) -> None:
+        """Puts what another outcome says of `place` in the place of `row`."""
         for name in (
             *("status", "lo", "hi", "reached_class", "evaluations"),
             *("counterfactual", "reconstruction", "logits_counterfactual"),
         ):
             mine = getattr(self, name)
-            mine[row] = like(getattr(other, name)[0], mine)
-        self.steps[row], self.path_logits[row] = other.steps[0], other.path_logits[0]
+            mine[row] = like(getattr(other, name)[place], mine)
+        self.steps[row], self.path_logits[row] = other.steps[place], other.path_logits[place]
+
+
+def class_at_start(outcome: Outcome) -> npt.NDArray[np.int64]:
+    """Classes [n] read at t = 0; -1 where that was not asked, or the answer is not finite."""
+    classes = np.full(len(outcome.status), -1, dtype=np.int64)
+    for i, (steps, logits) in enumerate(zip(outcome.steps, outcome.path_logits, strict=True)):
+        if 0 in steps and np.isfinite(row := logits[steps.index(0)]).all():
+            classes[i] = row.argmax()
+    return classes
 
 
 def search_flips(

@@ -106,6 +106,8 @@ FIELDS = (
     "logits_counterfactual",
     "evaluations",
     "exemplar",
+    "reconstructed_class",
+    "searched_again",
 )
 
 
@@ -115,6 +117,8 @@ def assert_same(one: cf.Explanation, other: cf.Explanation) -> None:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     for a, b in zip(one.path_t + one.path_logits, other.path_t + other.path_logits, strict=True):
         np.testing.assert_array_equal(a, b)
+    for row in np.flatnonzero(one.searched_again):
+        np.testing.assert_array_equal(one.second_path[row], other.second_path[row])
 
 
 def digits_explainer(classifier: Any = None, **options: Any) -> cf.Explainer:

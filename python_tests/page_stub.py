@@ -41,6 +41,7 @@ class PageStub:
         questions: The fields of each request to explain.
         answers: What was answered.
         delay: Seconds that each explanation takes longer.
+        second_try: As in `cf.Explainer.explain`.
         token: Bearer token asked for; empty for none.
         class_names: Names sent instead of the model's.
     """
@@ -75,6 +76,7 @@ class PageStub:
         self.questions: list[dict[str, str]] = []
         self.answers: list[dict[str, Any]] = []
         self.delay = 0.0
+        self.second_try = False
         self.token = ""
         self.class_names = list(self._explainer.class_names)
 
@@ -121,6 +123,7 @@ class PageStub:
             exemplars="nearest",  # one of them: some paths do not flip, which is to be shown too
             k=1,
             reach=1,
+            second_try=self.second_try,
         )
 
     def answer(self, said: cf.Explanation) -> dict[str, Any]:
@@ -153,8 +156,10 @@ class PageStub:
                     ("source", case.source_index),
                     ("target", case.target_index),
                     ("reached", case.reached_index),
+                    ("reconstructed", int(said.reconstructed_class[0])),
                 )
             },
+            "second_path": case.second_path,
             "t_flip": plain(float(said.t_flip[0])),
             "bracket": plain(said.bracket[0].tolist()),
             "evaluations": int(said.evaluations[0]),

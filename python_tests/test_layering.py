@@ -71,7 +71,11 @@ LAYERS = (
     ("backends", "path_search", "classifier_calls"),
     ("bank", "bank_files", "exemplars", "manifold", "device_search"),
     (
+        "codec",
         "explanation",
+        "explanation_files",
+        "group_search",
+        "second_search",
         "explain_job",
         "explainer",
         "counterfactual_maps",

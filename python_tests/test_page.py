@@ -220,6 +220,31 @@ def test_what_did_not_flip_is_called_no_counterfactual(browser: Browser, stub: P
     assert browser.complaints == []
 
 
+def test_a_second_path_is_said_to_be_one(browser: Browser, stub: PageStub) -> None:
+    stub.second_try = True
+    explain_sample(browser, stub)
+    assert "nearest exemplars" not in text(browser, "#says")
+    set_value(browser, "#target", "0", "change")
+    browser.wait(f"document.querySelector('#case').dataset.status === 'flipped' && {SHOWN}")
+    assert stub.answers[-1]["second_path"]
+    assert text(browser, "#says").split() == stub.answers[-1]["status_text"].split()
+    assert "from the middle of their class" in text(browser, "#says")
+
+    def astray(answer: dict[str, Any]) -> None:
+        answer["reconstructed_class"] = {"index": 7, "name": "7"}
+
+    stub.alter = astray
+    explain_sample(browser, stub)
+    assert "Decoded from its own codes" not in text(browser, "#says")  # not of a first path
+    set_value(browser, "#target", "0", "change")
+    browser.wait(f"document.querySelector('#case').dataset.status === 'flipped' && {SHOWN}")
+    assert text(browser, "#says").endswith(
+        "Decoded from its own codes the image is read as “7”, so the path begins at the nearest "
+        "code that is plainly read as “3”."
+    )
+    assert browser.complaints == []
+
+
 @pytest.mark.parametrize("status", ["non_finite", "rejected"])
 def test_nothing_to_show_is_said(browser: Browser, stub: PageStub, status: str) -> None:
     def empty(answer: dict[str, Any]) -> None:

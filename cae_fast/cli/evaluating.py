@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cae_fast.cli.explaining import SecondTry
 from cae_fast.cli.output import AsJson, Output, Quiet
 
 if TYPE_CHECKING:
     from cae_fast.data import ImageDataset
 
+_PATHS = ("path", "reach", "exemplars", "k", "second_try")
 _PRINTED = ("deletion", "insertion", "aopc", "pointing", "energy_inside", "mask_auc", "seconds")
 
 
@@ -60,6 +62,7 @@ def evaluate(
     reach: Annotated[
         float | None, typer.Option(help="How far beyond them lines lead; by default as explain.")
     ] = None,
+    second_try: SecondTry = True,
     mean_k: Annotated[
         int, typer.Option("--mean-k", help="Exemplars whose maps cae-mean-k averages, at most.")
     ] = 5,
@@ -135,7 +138,13 @@ def evaluate(
     settings = Settings(
         methods=names,
         target=_class_of(target, explainer.class_names),
-        explain={"path": path, "k": k, "reach": reach, "saliency_against": saliency_against},
+        explain={
+            "path": path,
+            "k": k,
+            "reach": reach,
+            "saliency_against": saliency_against,
+            "second_try": second_try,
+        },
         samples=samples,
         mean_k=mean_k,
         smooth_sigma=smooth_sigma,
@@ -161,7 +170,7 @@ def evaluate(
         "data": f"{data.name}, split {split}, {len(dataset)} images"
         + (f" of {classes}" if classes else ""),
         "bank": f"{len(codes)} images",
-        "paths": ", ".join(f"{name} {paths[name]}" for name in ("path", "reach", "exemplars", "k")),
+        "paths": ", ".join(f"{name} {paths[name]}" for name in _PATHS),
         "seed": seed,
         "machine": _machine(),
         "seconds": round(time.perf_counter() - start, 1),
@@ -260,7 +269,7 @@ def _print(
         ("method", *shown),
         [(name, *(cell(found.get(("map", name, m))) for m in shown)) for name in methods],
     )
-    for measure in ("validity", "class_kept", "realism", "monotonicity", "decodes"):
+    for measure in ("validity", "class_kept", "start_kept", "realism", "monotonicity", "decodes"):
         printed.line(f"{measure}: {cell(found.get(('counterfactual', 'cae', measure)))}")
     printed.line(str(out / "index.html"))
     printed.result(

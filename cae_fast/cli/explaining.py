@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 _ROWS_PRINTED = 40
 
+SecondTry = Annotated[
+    bool,
+    typer.Option(
+        "--second-try/--no-second-try",
+        help="A second path where the first explains nothing: docs/guided_paths.md.",
+    ),
+]
+
 
 def explain(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="model.safetensors.")],
@@ -61,6 +69,7 @@ def explain(
             help="Length of lines over the distance to the exemplar, 1 to 4 (1.5; graphs: 1)."
         ),
     ] = None,
+    second_try: SecondTry = True,
     search: Annotated[
         str, typer.Option(help="bisection, or margin: fewer decodes on smooth paths.")
     ] = "bisection",
@@ -135,6 +144,7 @@ def explain(
                 "tolerance": tolerance,
                 "k": k,
                 "reach": reach,
+                "second_try": second_try,
                 "search": search,
                 "saliency": saliency,
             },
@@ -183,6 +193,7 @@ def explain(
             tolerance=tolerance,
             k=k,
             reach=reach,
+            second_try=second_try,
             search=search,
             saliency=saliency,
             frames=9 if frames is None else frames,

@@ -25,7 +25,8 @@ _EXAMPLES = 12
 _MASK_COLOUR = (64, 224, 208)
 _MEANINGS = {
     "validity": "share of images whose class flips to the target",
-    "class_kept": "share whose mere reconstruction is not yet of the target class",
+    "class_kept": "share that is of its class when decoded from its own codes",
+    "start_kept": "share whose path begins with a picture of its class",
     "l1_to_image": "mean absolute change against the image (range of pixels: 2)",
     "l1_to_reconstruction": "the same against the reconstruction",
     "ssim_to_image": "structural similarity to the image",

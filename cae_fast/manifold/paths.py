@@ -119,6 +119,8 @@ def codes_along(backend: Backend, vertices: FloatArray, row: int, positions: Flo
         positions: [T] in [0, 1].
     """
     line = vertices[row]
+    if len(line) == 1:
+        line = np.repeat(line, 2, axis=0)
     lengths = np.linalg.norm(np.diff(line.astype(np.float64), axis=0), axis=1)
     if len(lengths) == 1 or not lengths.sum():
         segment, local = np.zeros(len(positions), dtype=np.int64), positions

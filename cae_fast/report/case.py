@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,8 @@ class Case:
     exemplar_t: float  # where the path passes them, or ends
     reason: str
     map_name: str
+    reconstructed: str  # class of the image decoded from its own codes
+    second_path: bool
 
     @property
     def has_path(self) -> bool:
@@ -117,9 +119,17 @@ def _case(explanation: Any, i: int, class_names: tuple[str, ...]) -> Case:
         evaluations=int(explanation.evaluations[i]),
         exemplars=_exemplars(explanation, i),
         exemplar_t=1 / explanation.reach,
+        reconstructed=_reconstructed(explanation, i, label),
+        second_path=bool(explanation.searched_again[i]),
         reason=_reason(explanation, i),
         map_name=_map_name(explanation, i),
     )
+
+
+def _reconstructed(explanation: Any, i: int, label: Callable[[int], str]) -> str:
+    classes = explanation.reconstructed_class
+    index = -1 if classes is None else int(np.asarray(classes)[i])
+    return label(index) if index >= 0 else "unknown"
 
 
 def _map_name(explanation: Any, i: int) -> str:
@@ -166,6 +176,21 @@ def thousandths(t: float) -> str:
     return f"{math.floor(1000 * t + 0.5) / 1000:.3f}"
 
 
+def _secondly(case: Case) -> str:
+    """What a second path is one for; "" of a first one."""
+    if not case.second_path:
+        return ""
+    if case.reconstructed != case.source:
+        return (
+            f" Decoded from its own codes the image is read as “{case.reconstructed}”, so the path "
+            f"begins at the nearest code that is plainly read as “{case.source}”."
+        )
+    return (
+        " Towards its nearest exemplars nothing flips, so the path leads to others, from the "
+        "middle of their class."
+    )
+
+
 def sentence(case: Case) -> str:
     """What happened to the image, in one or two plain sentences (not escaped)."""
     source, target = f"“{case.source}”", f"“{case.target}”"
@@ -176,13 +201,14 @@ def sentence(case: Case) -> str:
             f"The classifier reads the image as {source}. On the path towards the exemplar it "
             f"changes its mind at t = {thousandths(case.t_flip)}: from there it says "
             f"“{case.reached}”, and at {thousandths(case.bracket[0])} it does not yet."
+            f"{_secondly(case)}"
         )
     if case.status == "not_flipped":
         best = case.probability(case.target_index, case.shown_t or 0.0)
         closest = "" if best is None else f", where it gives {target} {percent(best)}"
         return (
             f"Not a counterfactual: at no evaluated point of the path does the classifier say "
-            f"{target}. What is shown is the nearest it came{closest}."
+            f"{target}. What is shown is the nearest it came{closest}.{_secondly(case)}"
         )
     if case.status == "already_target":
         return f"The classifier already reads the image as {target}; there is nothing to change."

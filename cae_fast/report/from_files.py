@@ -35,6 +35,7 @@ def explain_files(
     tolerance: float = 1 / 256,
     k: int | None = None,
     reach: float | None = None,
+    second_try: bool = True,
     search: str = "bisection",
     saliency: str = "difference",
     frames: int = 9,
@@ -57,6 +58,7 @@ def explain_files(
         tolerance: As in `cf.Explainer.explain`.
         k: As in `cf.Explainer.explain`.
         reach: As in `cf.Explainer.explain`.
+        second_try: As in `cf.Explainer.explain`.
         search: As in `cf.Explainer.explain`.
         saliency: As in `cf.Explainer.explain`.
         frames: Frames decoded along each path for the path strip; 0 leaves the strip out.
@@ -94,6 +96,7 @@ def explain_files(
         tolerance=tolerance,
         k=k,
         reach=reach,
+        second_try=second_try,
         search=cast(Literal["bisection", "margin"], search),
         saliency=cast("MapKind", saliency),
         names=image_names(files),

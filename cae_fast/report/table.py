@@ -26,6 +26,8 @@ COLUMNS = (
     "evaluations",
     "exemplar",
     "exemplar_t",
+    "reconstructed_class",
+    "second_path",
     "reason",
 )
 
@@ -57,6 +59,8 @@ def _row(case: Case) -> dict[str, Any]:
         "evaluations": case.evaluations,
         "exemplar": "; ".join(case.exemplars),
         "exemplar_t": case.exemplar_t if case.exemplars else None,
+        "reconstructed_class": case.reconstructed,
+        "second_path": case.second_path,
         "reason": case.reason,
     }
 
@@ -99,6 +103,7 @@ def table_schema() -> Any:
     places = ("t_flip", "bracket_low", "bracket_high", "exemplar_t")
     kinds = {
         "flipped": pa.bool_(),
+        "second_path": pa.bool_(),
         "evaluations": pa.int64(),
         **dict.fromkeys((*places, "source_probability", "target_probability"), pa.float64()),
     }

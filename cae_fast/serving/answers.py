@@ -49,8 +49,9 @@ def result_json(
         "map": case.map_name,
         **{
             which: _class(model, int(said[which]))
-            for which in ("source_class", "target_class", "reached_class")
+            for which in ("source_class", "target_class", "reached_class", "reconstructed_class")
         },
+        "second_path": len(said["second_path"]) > 0,
         "t_flip": said["t_flip"],
         "bracket": said["bracket"],
         "evaluations": said["evaluations"],
@@ -61,7 +62,7 @@ def result_json(
         "exemplar": _exemplars(model, said["exemplar"], job.options.reach),
     }
     if "code_image" in said:
-        value["code"] = _codes(said, path_t, job.options.reach)
+        value["code"] = _codes(said, path_t)
     if pictures:
         value["images"] = _pictures(job.image, said, status)
         if "frames" in said:
@@ -192,6 +193,8 @@ def as_explanation(model: ServedModel, job: Job, answer: Answer) -> Explanation:
         class_names=tuple(model.class_names),
         meta=answer.meta | {"rejected": {0: reason} if reason else {}},
         exemplar_names=[tuple(model.info["bank_names"][row] for row in rows)],
+        reconstructed_class=one("reconstructed_class"),
+        second_path=[said["second_path"]],
     )
 
 
@@ -213,12 +216,17 @@ def _exemplars(model: ServedModel, rows: npt.ArrayLike, reach: float) -> dict[st
     }
 
 
-def _codes(said: Mapping[str, Any], path_t: Float32, reach: float) -> dict[str, Any]:
+def _codes(said: Mapping[str, Any], path_t: Float32) -> dict[str, Any]:
     """Positions in the plane, where lines stay straight: of the points classified, of the end."""
-    start, exemplar = said["code_image"], said["code_exemplar"]
-    way = reach * (exemplar - start)
+    start, end = said["code_start"], said["code_end"]
+    way = end - start
     path = start + path_t[:, None] * way if np.isfinite(way).all() else np.empty((0, 2))
-    return {"image": start, "path": path, "exemplar": exemplar, "end": start + way}
+    return {
+        "image": said["code_image"],
+        "path": path,
+        "exemplar": said["code_exemplar"],
+        "end": end,
+    }
 
 
 def _pictures(image: Float32, said: Mapping[str, Any], status: str) -> dict[str, Any]:

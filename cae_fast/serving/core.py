@@ -38,7 +38,7 @@ log = logging.getLogger("cae_fast.serving")
 
 _FIELDS = (
     *("status", "t_flip", "bracket", "source_class", "target_class", "reached_class"),
-    *("logits_source", "logits_counterfactual", "evaluations", "exemplar"),
+    *("reconstructed_class", "logits_source", "logits_counterfactual", "evaluations", "exemplar"),
     *("counterfactual", "reconstruction", "saliency"),
 )
 
@@ -230,6 +230,7 @@ def _group(loaded: Loaded, jobs: list[Job], rows: list[int]) -> dict[str, Any]:
         tolerance=options.tolerance,
         k=options.k,
         reach=options.reach,
+        second_try=options.second_try,
         min_probability=options.min_probability,
         search=cast(Any, options.search),
         saliency=cast(Any, options.saliency),
@@ -237,7 +238,12 @@ def _group(loaded: Loaded, jobs: list[Job], rows: list[int]) -> dict[str, Any]:
     )
     fields = {name: getattr(result, name) for name in _FIELDS}
     fields["reason"] = np.array([result.meta["rejected"].get(i, "") for i in range(len(jobs))])
-    ragged: dict[str, Any] = {"path_t": result.path_t, "path_logits": result.path_logits}
+    nothing = np.empty((0, loaded.explainer.model.config.code_dim), dtype=np.float32)
+    ragged: dict[str, Any] = {
+        "path_t": result.path_t,
+        "path_logits": result.path_logits,
+        "second_path": result.second_path or [nothing] * len(jobs),
+    }
     if result.path_images is not None:
         fields |= _frame_fields(loaded, result.path_images)
         ragged["frame_t"] = [result.frame_t] * len(jobs)
@@ -285,22 +291,34 @@ def _path_frames(loaded: Loaded, jobs: list[Job], images: Float32) -> dict[str, 
         if job.rows:
             codes[i] = average(bank, np.array([job.rows], dtype=np.int64))[0]
     frames = loaded.explainer.path(images, codes.astype(np.float32), positions, reach=options.reach)
+    for i, job in enumerate(jobs):
+        if job.ends:
+            ends = np.array([job.ends], dtype=np.float32)
+            frames[i] = loaded.explainer.path_between(images[i : i + 1], ends, positions)[0]
     return _frame_fields(loaded, frames)
 
 
 def _codes(loaded: Loaded, images: Float32, result: Explanation) -> dict[str, Any]:
-    """Positions of images and exemplars in the plane; NaN where there is none."""
+    """Places in the plane of images, exemplars and both ends of paths; NaN where there is none."""
     bank = loaded.explainer.bank
     assert bank is not None
     good = result.status != "rejected"
-    places = np.full((2, len(images), 2), np.nan, dtype=np.float32)
+    image, exemplar, start, end = np.full((4, len(images), 2), np.nan, dtype=np.float32)
     if good.any():
         codes = loaded.explainer.backend.encode_class(np.ascontiguousarray(images[good]))
-        places[0, good] = loaded.plane.place(codes)
+        image[good] = loaded.plane.place(codes)
     used = np.flatnonzero((result.exemplar >= 0).all(axis=1))
     if len(used):
-        places[1, used] = loaded.plane.place(average(bank, result.exemplar[used]))
-    return {"code_image": places[0], "code_exemplar": places[1]}
+        exemplar[used] = loaded.plane.place(average(bank, result.exemplar[used]))
+    start[:], end[:] = image, image + result.reach * (exemplar - image)
+    for i in np.flatnonzero(result.searched_again):
+        start[i], end[i] = loaded.plane.place(result.second_path[i][[0, -1]])
+    return {
+        "code_image": image,
+        "code_exemplar": exemplar,
+        "code_start": start,
+        "code_end": end,
+    }
 
 
 def _exemplar_files(loaded: Loaded, result: Explanation) -> list[npt.NDArray[np.uint8]]:

@@ -95,9 +95,9 @@ class EngineProcess:
             asked = packet.read(slot.view, *said["at"])
             options = Options(**asked["options"])
             jobs = [
-                Job(image, target, options, tuple(rows))
-                for image, target, rows in zip(
-                    asked["images"], asked["targets"], asked["rows"], strict=True
+                Job(image, target, options, tuple(rows), tuple(map(tuple, ends)))
+                for image, target, rows, ends in zip(
+                    asked["images"], asked["targets"], asked["rows"], asked["ends"], strict=True
                 )
             ]
             outcome = self.core.explain(asked["name"], asked["version"], jobs)

@@ -19,8 +19,8 @@ class Options:
     """How images are explained; jobs with equal options are explained together.
 
     Attributes:
-        path: As in `cf.Explainer.explain`; so are `tolerance`, `k`, `reach`, `search`, `saliency`,
-            `min_probability`.
+        path: As in `cf.Explainer.explain`; so are `tolerance`, `k`, `reach`, `second_try`,
+            `search`, `saliency`, `min_probability`.
         frames: Pictures along the path, 0 or at least 2.
         frame_from: First frame decoded; only for `kind` "frames".
         frame_to: One past the last frame decoded; only for `kind` "frames".
@@ -32,6 +32,7 @@ class Options:
     tolerance: float = 1 / 256
     k: int = 1
     reach: float = DEFAULT_REACH
+    second_try: bool = True
     search: str = "bisection"
     saliency: str = "difference"
     min_probability: float = 0.0
@@ -51,12 +52,15 @@ class Job:
         target: None, a class index or "any".
         options: How.
         rows: Bank rows [k] the path leads to, for "frames"; empty where it leads nowhere.
+        ends: Class codes of both ends of the path where it is a second one, for "frames", each
+            [D]; else empty.
     """
 
     image: Float32
     target: int | str | None
     options: Options
     rows: tuple[int, ...] = ()
+    ends: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass

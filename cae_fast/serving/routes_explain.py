@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cae_fast.serving import answers, asking
+from cae_fast.serving import answers, asking, option_texts
 from cae_fast.serving.catalog import ServedModel
 from cae_fast.serving.jobs import Answer, Job, Refused
 from cae_fast.serving.schemas import EXPLAIN, answer_schema
@@ -48,7 +48,7 @@ def router(service: "Service") -> "APIRouter":
             raise Refused(
                 400, "bad_value", f"format must be one of {', '.join(FORMATS)}, got {kind!r:.80}"
             )
-        asked = asking.read_options(
+        asked = option_texts.read_options(
             given, model, service.settings, others=("model", "format", "name")
         )
         if request.headers.get("content-type") == FLOATS:
@@ -199,7 +199,7 @@ async def _lines(
     model: ServedModel,
     job: Job,
     answer: Answer,
-    asked: asking.Asked,
+    asked: option_texts.Asked,
     first: dict[str, Any],
 ) -> AsyncIterator[bytes]:
     """The result at once, then lines of frames as they are decoded."""
@@ -208,6 +208,7 @@ async def _lines(
     if str(answer.fields["status"]) in ("non_finite", "rejected"):
         count = 0
     rows = tuple(int(row) for row in np.atleast_1d(answer.fields["exemplar"]) if row >= 0)
+    ends = tuple(tuple(map(float, code)) for code in answer.fields["second_path"])
     for begin in range(0, count, _FRAMES_PER_LINE):
         part = asking.job_of(
             job.image,
@@ -217,7 +218,7 @@ async def _lines(
             frame_from=begin,
             frame_to=min(begin + _FRAMES_PER_LINE, count),
         )
-        part = Job(part.image, part.target, part.options, rows)
+        part = Job(part.image, part.target, part.options, rows, ends)
         try:
             (frames,) = await service.explain(model, [part], timeout_s=asked.timeout_s)
             if isinstance(frames, Refused):

@@ -4,7 +4,7 @@
 import time
 from typing import TYPE_CHECKING, Any
 
-from cae_fast.serving import answers, asking
+from cae_fast.serving import answers, asking, option_texts
 from cae_fast.serving.catalog import ServedModel
 from cae_fast.serving.jobs import Answer, Job, Refused
 from cae_fast.serving.schemas import OPTIONS
@@ -70,7 +70,7 @@ def router(service: "Service") -> "APIRouter":
         parameters = value.get("parameters") or {}
         if not isinstance(parameters, dict):
             raise Refused(400, "bad_value", "parameters must be an object")
-        asked = asking.read_options(parameters, served, service.settings)
+        asked = option_texts.read_options(parameters, served, service.settings)
         jobs = await service.in_thread(_jobs, instances, asked, served, service)
         good = [job for job in jobs if isinstance(job, Job)]
         found = iter(
@@ -86,7 +86,7 @@ def router(service: "Service") -> "APIRouter":
 
 
 def _jobs(
-    instances: list[Any], asked: asking.Asked, model: ServedModel, service: "Service"
+    instances: list[Any], asked: option_texts.Asked, model: ServedModel, service: "Service"
 ) -> list[Job | Refused]:
     """A job for each instance, or why there is none."""
     start = time.perf_counter()
@@ -99,7 +99,7 @@ def _jobs(
                     raise Refused(400, "unknown_field", "an instance has 'image' and 'target'")
                 image = instance["image"]
                 if "target" in instance:
-                    target = asking.read_target(instance["target"], model)
+                    target = option_texts.read_target(instance["target"], model)
             pixels = asking.image_of_json(image, model, service.settings)
             options = asking.job_of(pixels, asked, code=True).options
             jobs.append(Job(pixels, target, options))

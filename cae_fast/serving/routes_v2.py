@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cae_fast.serving import asking, tensors
+from cae_fast.serving import asking, option_texts, tensors
 from cae_fast.serving.catalog import ServedModel
 from cae_fast.serving.jobs import Answer, Job, Refused
 
@@ -98,7 +98,7 @@ def router(service: "Service") -> "APIRouter":
         body = await asking.read_body(request, service.settings)
         served = _version(service, model, version)  # after the body: a reload may come meanwhile
         sent = tensors.parse(body, request.headers.get("inference-header-content-length"))
-        asked = asking.read_options(sent.parameters, served, service.settings)
+        asked = option_texts.read_options(sent.parameters, served, service.settings)
         if asked.options.frames:
             raise Refused(400, "bad_value", "frames are not served here; use /explain")
         if unknown := set(sent.outputs) - set(OUTPUTS):
@@ -233,7 +233,7 @@ def _statistics(service: "Service", model: ServedModel) -> dict[str, Any]:
 
 
 def _jobs(
-    sent: tensors.InferRequest, asked: asking.Asked, model: ServedModel, service: "Service"
+    sent: tensors.InferRequest, asked: option_texts.Asked, model: ServedModel, service: "Service"
 ) -> list[Job]:
     start = time.perf_counter()
     if unknown := set(sent.inputs) - {"IMAGE", "TARGET"}:
@@ -280,8 +280,8 @@ def _targets(array: Any, datatype: str, count: int, model: ServedModel) -> list[
         raise Refused(400, "bad_tensor", f"TARGET must be BYTES or INT64 [{count}]")
     if datatype == "BYTES":
         texts = [bytes(item).decode("utf-8", "replace") for item in flat]
-        return [asking.read_target(text, model) for text in texts]
-    return [None if value == -1 else asking.read_target(int(value), model) for value in flat]
+        return [option_texts.read_target(text, model) for text in texts]
+    return [None if value == -1 else option_texts.read_target(int(value), model) for value in flat]
 
 
 def _body(

@@ -48,6 +48,8 @@ export function readAnswer(answer) {
     source: index(answer.source_class),
     target: index(answer.target_class),
     reached: index(answer.reached_class),
+    reconstructed: index(answer.reconstructed_class),
+    secondPath: answer.second_path === true,
     flip: finite(answer.t_flip),
     bracket: bracket.length === 2 && !bracket.includes(null) ? bracket : null,
     evaluations: answer.evaluations ?? 0,
@@ -102,6 +104,17 @@ export function heading(read) {
   return read.source >= 0 ? [source] : [{ text: "No explanation", kind: "" }];
 }
 
+/** What a second path is one for; "" of a first one. */
+function secondly(read) {
+  if (!read.secondPath) return "";
+  const own = `“${read.label(read.source)}”`;
+  return read.reconstructed !== read.source
+    ? ` Decoded from its own codes the image is read as “${read.label(read.reconstructed)}”, so the ` +
+        `path begins at the nearest code that is plainly read as ${own}.`
+    : " Towards its nearest exemplars nothing flips, so the path leads to others, from the middle of " +
+        "their class.";
+}
+
 /** What happened to the image, in one or two plain sentences. */
 export function sentence(read) {
   const source = `“${read.label(read.source)}”`;
@@ -112,7 +125,8 @@ export function sentence(read) {
       return (
         `The classifier reads the image as ${source}. On the path towards the exemplar it ` +
         `changes its mind at t = ${read.flip?.toFixed(3)}: from there it says ${reached}` +
-        (read.bracket ? `, and at ${read.bracket[0].toFixed(3)} it does not yet.` : ".")
+        (read.bracket ? `, and at ${read.bracket[0].toFixed(3)} it does not yet.` : ".") +
+        secondly(read)
       );
     case "not_flipped": {
       const t = shownPosition(read);
@@ -121,7 +135,7 @@ export function sentence(read) {
       const closest = Number.isFinite(best) ? `, where it gives ${target} ${percent(best)}` : "";
       return (
         `Not a counterfactual: at no evaluated point of the path does the classifier say ` +
-        `${target}. What is shown is the nearest it came${closest}.`
+        `${target}. What is shown is the nearest it came${closest}.${secondly(read)}`
       );
     }
     case "already_target":

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Second paths: where the first one begins on the wrong side, or leads nowhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from explain_cases import FIELDS, World, assert_same, constant, digits_explainer
+
+import cae_fast as cf
+from cae_fast.classifier_outputs import softmax
+from cae_fast.counterfactual_maps import path_ends
+from cae_fast.demo import model_folder
+from cae_fast.minimal_edits import minimal_edits
+from cae_fast.saliency import difference_saliency
+from cae_fast.second_search import START_PROBABILITY
+
+SEVEN = 7
+_ASTRAY = slice(0, 5)
+_NEAR = 0.01  # mean over pixels; to the originals it is 0.05 and more
+
+
+def samples() -> npt.NDArray[np.float32]:
+    files = sorted((model_folder("digits") / "samples").glob("*.png"))
+    images: npt.NDArray[np.float32] = cf.load_images(files, size=32, channels=1)
+    return images
+
+
+class SeesSevens:
+    """The bundled classifier, but near some reconstructions it sees sevens."""
+
+    def __init__(self, images: npt.NDArray[np.float32]) -> None:
+        self.real = cf.Classifier.load(model_folder("digits") / "classifier.onnx")
+        plain = digits_explainer()
+        codes = plain.encode(images[_ASTRAY])
+        self.wrong = plain.decode(codes.individual, codes.class_code)
+
+    def __call__(self, pictures: Any) -> npt.NDArray[np.float32]:
+        pictures = np.asarray(pictures)
+        logits = np.array(self.real(pictures))
+        far = [np.abs(self.wrong - one).mean(axis=(1, 2, 3)).min() for one in pictures]
+        logits[:, SEVEN] += 12 * np.exp(-((np.array(far) / _NEAR) ** 2))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def images() -> npt.NDArray[np.float32]:
+    return samples()
+
+
+@pytest.fixture(scope="module")
+def astray(images: npt.NDArray[np.float32]) -> cf.Explainer:
+    """Of some samples the reconstruction is read as a seven, though no sample is."""
+    return digits_explainer(SeesSevens(images))
+
+
+@pytest.fixture(scope="module")
+def both(
+    astray: cf.Explainer, images: npt.NDArray[np.float32]
+) -> tuple[cf.Explanation, cf.Explanation]:
+    """Explanations towards sevens without and with a second try."""
+    once, twice = (astray.explain(images, SEVEN, frames=3, second_try=on) for on in (False, True))
+    return once, twice
+
+
+def wrong_starts(once: cf.Explanation) -> npt.NDArray[np.int64]:
+    rows = np.flatnonzero(once.status == "reconstruction_flips")
+    assert 2 <= len(rows) < len(once) - 2
+    return rows
+
+
+def test_a_path_begins_anew_where_the_image_is_read_as_itself(
+    both: tuple[cf.Explanation, cf.Explanation],
+) -> None:
+    once, twice = both
+    rows = wrong_starts(once)
+    assert (once.reconstructed_class[rows] == SEVEN).all()
+    assert (twice.reconstructed_class == once.reconstructed_class).all()
+    begun = np.flatnonzero(twice.searched_again & (once.status == "reconstruction_flips"))
+    assert len(begun) >= 2
+    for i in begun:
+        assert twice.path_t[i][0] == 0
+        chance = softmax(twice.path_logits[i][0])
+        assert chance.argmax() == twice.source_class[i]
+        assert chance.max() > START_PROBABILITY - 1e-3
+        assert twice.status[i] in ("flipped", "not_flipped")
+    assert (twice.status == "flipped").sum() > (once.status == "flipped").sum()
+    assert (twice.evaluations[rows] > once.evaluations[rows]).all()
+
+
+def test_a_second_path_is_the_path_that_is_told_of(
+    astray: cf.Explainer,
+    images: npt.NDArray[np.float32],
+    both: tuple[cf.Explanation, cf.Explanation],
+) -> None:
+    twice = both[1]
+    individual = astray.encode(images).individual
+    rows = np.flatnonzero(twice.searched_again & (twice.status == "flipped"))
+    assert len(rows)
+    for i in rows:
+        start, end = twice.second_path[i]
+        t = twice.t_flip[i]
+        codes = np.stack([start, (1 - t) * start + t * end, end]).astype(np.float32)
+        decoded = astray.decode(individual[[i, i, i]], codes)
+        np.testing.assert_allclose(decoded[0], twice.reconstruction[i], atol=1e-5)
+        np.testing.assert_allclose(decoded[1], twice.counterfactual[i], atol=1e-4)
+        shown = twice.path_images[i]
+        np.testing.assert_allclose(shown[[0, 2]], decoded[[0, 2]], atol=1e-5)
+        middle = astray.path_between(images[[i]], twice.second_path[i][None], [0.5])[0, 0]
+        np.testing.assert_allclose(shown[1], middle, atol=1e-5)
+        # Unlike the end, which is as far beyond the exemplars as of first paths.
+        mean = astray.bank.codes[twice.exemplar[i]].mean(axis=0)
+        np.testing.assert_allclose(end, start + twice.reach * (mean - start), atol=1e-4)
+    ends = path_ends(astray, twice, rows)
+    np.testing.assert_allclose(ends, np.clip(twice.path_images[rows, -1], -1, 1), atol=1e-5)
+    difference, saliency = difference_saliency(
+        twice.counterfactual[rows], twice.reconstruction[rows]
+    )
+    np.testing.assert_array_equal(twice.difference[rows], difference)
+    np.testing.assert_array_equal(twice.saliency[rows], saliency)
+
+
+def test_images_that_the_first_path_explains_are_left_alone(
+    both: tuple[cf.Explanation, cf.Explanation],
+) -> None:
+    once, twice = both
+    same = np.flatnonzero(once.status == "flipped")
+    same = same[once.reconstructed_class[same] == once.source_class[same]]
+    assert len(same) >= 2
+    assert not twice.searched_again[same].any()
+    assert_same(once[same], twice[same])
+    np.testing.assert_array_equal(once.path_images[same], twice.path_images[same])
+
+
+def test_edits_take_pixels_from_the_end_of_the_second_path(
+    astray: cf.Explainer, both: tuple[cf.Explanation, cf.Explanation]
+) -> None:
+    twice = both[1]
+    rows = np.flatnonzero(twice.searched_again & (twice.status == "flipped"))
+    part = twice[rows]
+    edits = minimal_edits(astray, part)
+    assert edits.flipped.any()
+    for i in np.flatnonzero(edits.flipped):
+        changed = edits.images[i] != part.images[i]
+        pasted = np.abs(edits.images[i] - path_ends(astray, part, np.array([i]))[0])[changed]
+        assert pasted.max() < 1e-6 or not edits.edit[i].any()
+    assert edits.flipped.mean() > minimal_edits(astray, both[0][rows]).flipped.mean()
+
+
+def test_a_path_that_leads_nowhere_is_led_to_the_middle_of_the_class(
+    images: npt.NDArray[np.float32],
+) -> None:
+    explainer = digits_explainer()
+    asked: dict[str, Any] = {"exemplars": "nearest", "k": 1, "reach": 1, "target": 0}
+    once = explainer.explain(images, second_try=False, **asked)
+    twice = explainer.explain(images, **asked)
+    stuck = np.flatnonzero(once.status == "not_flipped")
+    assert len(stuck)
+    assert (twice.status[stuck] == "flipped").any()
+    bank = explainer.bank
+    assert bank is not None
+    of_class = np.flatnonzero(bank.usable & (bank.labels == 0))
+    middle = bank.codes[of_class].mean(axis=0)
+    central = of_class[((bank.codes[of_class] - middle) ** 2).sum(axis=1).argmin()]
+    for i in stuck:
+        assert twice.evaluations[i] > once.evaluations[i]
+        if twice.status[i] == "flipped":
+            assert twice.exemplar[i] == central
+            assert twice.exemplar_names[i] == (bank.names[central],)
+        else:
+            assert_same_but_for_decodes(once[[i]], twice[[i]])
+
+
+def assert_same_but_for_decodes(one: cf.Explanation, other: cf.Explanation) -> None:
+    for name in set(FIELDS) - {"evaluations"}:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    assert not other.searched_again.any()
+
+
+def test_what_never_flips_is_told_as_the_first_path_had_it() -> None:
+    world = World(count=4)
+    explainer = world.explainer(constant([1, 0.5, 0]), bank=world.bank(), backend="cpu")
+    once = explainer.explain(world.images, second_try=False)
+    twice = explainer.explain(world.images)
+    assert set(once.status) == {"not_flipped"}
+    assert_same_but_for_decodes(once, twice)
+    assert (twice.evaluations > once.evaluations).all()
+    assert twice.second_path == []
+
+
+def test_given_exemplars_are_the_only_ones(images: npt.NDArray[np.float32]) -> None:
+    explainer = digits_explainer(SeesSevens(images))
+    bank = explainer.bank
+    assert bank is not None
+    rows = bank.nearest(explainer.encode(images).class_code, SEVEN)
+    given = explainer.explain(images, SEVEN, rows)
+    assert given.meta["parameters"]["second_try"] is False
+    assert not given.searched_again.any()
+    assert (given.status == "reconstruction_flips").any()
+
+
+@pytest.mark.parametrize("asked", [{"path": "graph"}, {"target": "any"}, {"max_batch": 3}], ids=repr)
+def test_all_ways_of_searching(
+    images: npt.NDArray[np.float32],
+    both: tuple[cf.Explanation, cf.Explanation],
+    asked: dict[str, Any],
+) -> None:
+    options = dict(asked)
+    batch = {"max_batch": options.pop("max_batch")} if "max_batch" in options else {}
+    explainer = digits_explainer(SeesSevens(images), **batch)
+    found = explainer.explain(images, **({"target": SEVEN, "frames": 3} | options))
+    again = np.flatnonzero(found.searched_again)
+    assert len(again)
+    for i in again:
+        np.testing.assert_allclose(found.path_images[i, 0], found.reconstruction[i], atol=1e-5)
+    if batch:
+        assert_same(found, both[1])
+    if "path" in asked:
+        assert max(len(path) for path in found.second_path) > 2
+
+
+def test_torch_says_the_same(
+    images: npt.NDArray[np.float32], both: tuple[cf.Explanation, cf.Explanation]
+) -> None:
+    pytest.importorskip("torch")
+    folder = model_folder("digits")
+    explainer = cf.Explainer(
+        cf.CAE.load(folder / "model.safetensors"),
+        SeesSevens(images),
+        bank=folder / "bank.csv",
+        backend="torch",
+    )
+    found = explainer.explain(images, SEVEN)
+    np.testing.assert_array_equal(found.status, both[1].status)
+    np.testing.assert_array_equal(found.searched_again, both[1].searched_again)
+    np.testing.assert_allclose(found.reconstruction, both[1].reconstruction, atol=1e-3)
+
+
+def test_folders_and_json_keep_second_paths(
+    both: tuple[cf.Explanation, cf.Explanation], tmp_path: Path
+) -> None:
+    import json
+
+    twice = both[1]
+    twice.save(tmp_path / "out")
+    read = cf.Explanation.load(tmp_path / "out")
+    np.testing.assert_array_equal(read.searched_again, twice.searched_again)
+    np.testing.assert_array_equal(read.reconstructed_class, twice.reconstructed_class)
+    rows = np.flatnonzero(twice.searched_again)
+    for i in rows:
+        np.testing.assert_array_equal(read.second_path[i], twice.second_path[i])
+    said = json.loads(twice.to_json())["explanations"]
+    assert [len(one["second_path"]) > 0 for one in said] == twice.searched_again.tolist()
+    table = twice.table_rows()
+    assert [row["second_path"] for row in table] == twice.searched_again.tolist()
+    assert table[rows[0]]["reconstructed_class"] == str(SEVEN)
+    both[0].save(tmp_path / "once")
+    assert cf.Explanation.load(tmp_path / "once").second_path == []
+
+
+@pytest.mark.parametrize(
+    "vertices",
+    [np.zeros((2, 2, 8)), np.zeros((1, 2, 7)), np.full((1, 2, 8), np.nan), np.zeros((1, 0, 8))],
+    ids=lambda value: str(value.shape),
+)
+def test_wrong_vertices(images: npt.NDArray[np.float32], vertices: Any) -> None:
+    with pytest.raises(ValueError, match=r"vertices must be finite class codes \[1, V, 8\]"):
+        digits_explainer().path_between(images[:1], vertices, [0.0, 1.0])
