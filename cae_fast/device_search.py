@@ -14,6 +14,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from .arrays import Float32, Kind, as_kind, kind_of, to_numpy
 from .backends.cuda import CudaBackend
-from .backends.cuda_graph import capture
+from .backends.cuda_graph import Part, capture, capture_rounds
 from .bank import CodeBank
 from .classifier_input import InputForm
 from .memory import is_out_of_memory
@@ -212,8 +213,8 @@ class _Plan:
         self._logits: Any = None
         self._captured_logits: Any = None
         self._why = ""  # it was not captured
-        self._state: tuple[Any, ...] | None = None  # that `_graph` was captured in
-        self._graph: Any = None
+        self._state: tuple[Any, ...] | None = None  # that `_replay` was captured in
+        self._replay: Part | None = None
         self.stepping = "host"
 
     def run(
@@ -223,14 +224,14 @@ class _Plan:
         state: tuple[Any, ...] | None,
         queue: int,
     ) -> None:
-        if self._graph is not None and state is not None and state != self._state:
-            self._graph, self._uses = None, 0
+        if self._replay is not None and state is not None and state != self._state:
+            self._replay, self._uses = None, 0
         self._set_inputs(group, group.left_out, queue)
         self._uses += 1
         self.stepping = "graph"
-        if self._graph is not None and state is not None:
+        if self._replay is not None and state is not None:
             self._logits = self._captured_logits
-            self._graph.replay()
+            self._replay(queue)
             return
         if state is not None and self._uses > 1 and self._attempts < _ATTEMPTS:
             why = self._capture(group, classify, queue)
@@ -240,7 +241,7 @@ class _Plan:
             self._why = why
             self._set_inputs(group, group.left_out, queue)  # a capture may have changed them
         self.stepping = f"host: {self._why}" if self._why and state is not None else "host"
-        self._step(group, classify, queue, ask=True)
+        self._step(group, classify, queue)
 
     def _set_inputs(self, group: Group, left_out: npt.NDArray[np.bool_], queue: int) -> None:
         self._search.set_inputs(
@@ -252,23 +253,50 @@ class _Plan:
             stream=queue,
         )
 
-    def _step(self, group: Group, classify: Classify, queue: int, *, ask: bool) -> None:
-        """All rounds; with `ask`, the host looks after each whether another one is needed."""
+    def _parts(self, group: Group, classify: Classify, *, ask: bool) -> list[Part]:
+        """What queues the search: its beginning, each of its rounds, its end."""
         search = self._search
 
-        def logits_of(images: Any, form: InputForm | None) -> Any:
+        def logits_of(images: Any, form: InputForm | None, queue: int) -> Any:
             if ask:
                 self._backend.wait(queue)  # whoever reads them may be on another stream
             return _readable(classify(images, form), self._backend.index)
 
-        self._logits = logits_of(search.images, None)
-        self._rounds.begin(self._logits, self._given, queue)
-        for i in range(search.rounds):
+        def begin(queue: int) -> None:
+            self._logits = logits_of(search.images, None, queue)
+            self._rounds.begin(self._logits, self._given, queue)
+
+        def step(i: int, queue: int) -> None:
             points = self._rounds.decode(i, queue)
-            search.step(i, logits_of(points, group.form), stream=queue)
-            if ask and search.remaining(stream=queue) == 0:
+            search.step(i, logits_of(points, group.form, queue), stream=queue)
+
+        return [
+            begin,
+            *(partial(step, i) for i in range(search.rounds)),
+            lambda queue: search.finish(stream=queue),
+        ]
+
+    def _step(self, group: Group, classify: Classify, queue: int) -> None:
+        """All rounds; the host looks after each whether another one is needed."""
+        begin, *rounds, finish = self._parts(group, classify, ask=True)
+        begin(queue)
+        for step in rounds:
+            step(queue)
+            if self._search.remaining(stream=queue) == 0:
                 break
-        search.finish(stream=queue)
+        finish(queue)
+
+    def _captured(self, group: Group, classify: Classify) -> Part:
+        """The search in a graph; with the backend's `early_exit`, rounds can be left out of it."""
+        begin, *rounds, finish = parts = self._parts(group, classify, ask=False)
+        if self._backend.early_exit and len(rounds) > 1:
+            return capture_rounds(begin, rounds, finish, backend=self._backend, search=self._search)
+
+        def run(queue: int) -> None:
+            for part in parts:
+                part(queue)
+
+        return capture(run, self._backend.index)
 
     def _capture(self, group: Group, classify: Classify, queue: int) -> str:
         """Captures all rounds in a graph and replays it; "" or why that cannot be.
@@ -278,17 +306,15 @@ class _Plan:
         """
         self._attempts += 1
         try:
-            graph = capture(
-                lambda side: self._step(group, classify, side, ask=False), self._backend.index
-            )
+            replay = self._captured(group, classify)
             expected = self._search.result(stream=queue)
             self._set_inputs(group, np.ones_like(group.left_out), queue)
-            graph.replay()
+            replay(queue)
             nothing = self._search.result(stream=queue)["status"]
             if (nothing != STATUSES.index("non_finite")).any():
                 return "nothing of it was captured"
             self._set_inputs(group, group.left_out, queue)
-            graph.replay()
+            replay(queue)
             found = self._search.result(stream=queue)
             if any((found[name] != expected[name]).any() for name in ("status", "lo", "hi")):
                 return "what was captured finds something else"
@@ -296,7 +322,7 @@ class _Plan:
             if is_out_of_memory(error):
                 raise
             return (str(error).strip().splitlines() or [type(error).__name__])[0]
-        self._graph, self._captured_logits = graph, self._logits
+        self._replay, self._captured_logits = replay, self._logits
         return ""
 
     def read(self, queue: int, pictures: Kind) -> Found:

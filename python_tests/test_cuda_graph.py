@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from flip_module import Flip
 
 import cae_fast as cf
 from cae_fast import device_search
+from cae_fast.backends import cuda_graph
 from cae_fast.backends.cuda import CudaBackend
 from cae_fast.classifier_calls import ClassifierCalls
 
@@ -58,6 +60,9 @@ class Replayed:
         run(0)
         self.replay = lambda: run(0)
 
+    def __call__(self, queue: int) -> None:
+        self.replay()
+
 
 class Empty(Replayed):
     """A graph in which nothing was captured."""
@@ -65,6 +70,29 @@ class Empty(Replayed):
     def __init__(self, run: Any, index: int | None) -> None:
         super().__init__(run, index)
         self.replay = lambda: None
+
+
+class Row:
+    """Stands for a `GraphSequence`: what was captured is done again, what may be left out is."""
+
+    ran: ClassVar[list[list[int]]] = []  # of each launch the rounds that ran
+
+    def __init__(self, engine: Any) -> None:
+        self.parts: list[tuple[Any, Any]] = []
+
+    def append(self, part: Any) -> None:
+        self.parts.append((part, None))
+
+    def append_if(self, part: Any, search: Any) -> None:
+        self.parts.append((part, search))
+
+    def launch(self, *, stream: int) -> None:
+        ran = []
+        for i, (part, search) in enumerate(self.parts):
+            if search is None or search.remaining(stream=stream) > 0:
+                part(stream)
+                ran.append(i)
+        self.ran.append(ran)
 
 
 def steppings(
@@ -113,6 +141,65 @@ def test_what_is_captured_must_find_the_same(world: World, monkeypatch: pytest.M
 
     said = steppings(world, fixed, monkeypatch, Fickle)
     assert said == ["host", *["host: what was captured finds something else"] * 2]
+
+
+@pytest.mark.parametrize("search", ["bisection", "margin"])
+def test_rounds_that_are_not_needed_are_left_out_of_a_graph(
+    world: World, search: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for the graph: the order of its parts, and which of them ask."""
+    monkeypatch.setenv("CAE_GPU_EARLY_EXIT", "1")
+
+    def captured(parts: list[Any], index: int | None, *, kept: bool) -> list[Any]:
+        for part in parts:
+            part(0)
+        assert kept
+        return [SimpleNamespace(raw_cuda_graph=lambda part=part: part) for part in parts]
+
+    fixed = cf.Classifier(lambda x: torch.from_numpy(world.classifier(x)), capture=True)
+    explainer = world.explainer(fixed, backend="cuda", device="emu", max_batch=4)
+    assert isinstance(explainer.backend, CudaBackend)
+    assert explainer.backend.early_exit
+    real_module = explainer.backend.module
+    searcher = explainer._searcher = device_search.DeviceSearcher(explainer.backend, None)
+    real = searcher.run
+    searcher.run = lambda *args: real(*args[:2], ("a state",), *args[3:])  # type: ignore[method-assign]
+    monkeypatch.setattr(cuda_graph, "_captured", captured)
+    names = {name: getattr(real_module, name) for name in dir(real_module)}
+    explainer.backend.module = SimpleNamespace(**{**names, "GraphSequence": Row})
+    asked: dict[str, Any] = {"target": 1, "tolerance": 1 / 64, "search": search}
+    Row.ran.clear()
+    said = []
+    for first in range(3):
+        images, ends = world.images[first : first + 2], world.ends[first : first + 2]
+        found = explainer.explain(images, exemplars=ends, **asked)
+        stepped = on_host(explainer, monkeypatch, images, exemplars=ends, **asked)
+        for name in set(FIELDS) - {"evaluations"}:
+            np.testing.assert_array_equal(getattr(found, name), getattr(stepped, name), name)
+        said.append(found.meta["stepping"])
+    assert said == ["host", "graph", "graph"]
+    nothing, *real_runs = Row.ran  # the first launch of a capture has all images left out
+    assert nothing[:2] == [0, 1]
+    assert len(nothing) == 3  # beginning, first round, end
+    for ran in real_runs:
+        assert ran == [*range(len(ran) - 1), nothing[-1]]  # from the first one on, and the end
+    sizes = {len(ran) for ran in real_runs}
+    assert max(sizes) > 3
+    if search == "margin":
+        assert min(sizes) <= nothing[-1]  # some are left out; bisection needs all
+
+
+def test_wrong_words_about_early_exit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAE_GPU_EARLY_EXIT", "yes")
+    with pytest.raises(ValueError, match="CAE_GPU_EARLY_EXIT must be 0 or 1, got yes"):
+        world.explainer(backend="cuda", device="emu")
+
+
+def test_the_emulator_has_no_graphs_to_put_in_a_row(world: World) -> None:
+    backend = world.explainer(backend="cuda", device="emu").backend
+    assert isinstance(backend, CudaBackend)
+    with pytest.raises(RuntimeError, match="the emulator has no graphs"):
+        backend.module.GraphSequence(backend.engine)
 
 
 def test_a_promised_function_gets_tensors_of_the_gpu(world: World, gpu: str) -> None:
@@ -170,8 +257,12 @@ def test_a_promised_function_is_captured(world: World, monkeypatch: pytest.Monke
 
 
 @pytest.mark.cuda
-def test_a_graph_says_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("early_exit", ["0", "1"])
+def test_a_graph_says_the_same(
+    world: World, early_exit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Other images each time, other weights, another dtype, another stream."""
+    monkeypatch.setenv("CAE_GPU_EARLY_EXIT", early_exit)
     module = Flip().cuda()
     explainer = world.explainer(module, backend="cuda", device="cuda:0", max_batch=2)
 

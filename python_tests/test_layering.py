@@ -37,6 +37,7 @@ INCLUDES_TOO = {
     "simt/simt.h": {"emu"},
     "simt/launch.h": {"emu"},
     "emu/gpu_runtime_emu.cpp": {"cuda"},
+    "emu/graph_sequence_emu.cpp": {"cuda"},
     "bindings/module_emu.cpp": {"emu"},
 }
 

@@ -203,7 +203,9 @@ def test_given_exemplars_are_the_only_ones(images: npt.NDArray[np.float32]) -> N
     assert (given.status == "reconstruction_flips").any()
 
 
-@pytest.mark.parametrize("asked", [{"path": "graph"}, {"target": "any"}, {"max_batch": 3}], ids=repr)
+@pytest.mark.parametrize(
+    "asked", [{"path": "graph"}, {"target": "any"}, {"max_batch": 3}], ids=repr
+)
 def test_all_ways_of_searching(
     images: npt.NDArray[np.float32],
     both: tuple[cf.Explanation, cf.Explanation],

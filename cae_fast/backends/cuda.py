@@ -68,6 +68,14 @@ def why_unusable(index: int) -> str:
     return ""
 
 
+def _asked_for(variable: str) -> bool:
+    """Whether an environment variable is "1"; "0" is what it is by default."""
+    value = os.environ.get(variable, "0")
+    if value not in ("0", "1"):
+        raise ValueError(f"{variable} must be 0 or 1, got {value}")
+    return value == "1"
+
+
 def usable_gpu() -> int | None:
     """Index of the first GPU that this backend can run on, or None."""
     count = len(_backend.cuda_status()["devices"])
@@ -92,6 +100,7 @@ class CudaBackend:
     precision: str = "fp16"
     coarse_batch: int | None = None  # a round of the search costs more than points in it
     elsewhere = False  # the search's networks are others than the engine's
+    early_exit = False  # graphs of a search leave rounds out that are not needed
 
     def __init__(self, model: CAE, *, index: int | None, max_batch: int) -> None:
         """Packs the weights and copies them to the GPU.
@@ -107,6 +116,7 @@ class CudaBackend:
             OutOfMemory: The weights and buffers for one image do not fit.
         """
         self.index = index
+        self.early_exit = _asked_for("CAE_GPU_EARLY_EXIT")
         self.device = EMULATOR if index is None else f"cuda:{index}"
         if index is not None and (why := why_unusable(index)):
             raise BackendUnavailable(f"backend {self.name!r}: {why}; {_INSTEAD}")

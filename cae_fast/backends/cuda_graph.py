@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Capturing work of ours and of torch in one CUDA graph."""
+"""Capturing work of ours and of torch in CUDA graphs."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from .._C_emu import GpuSearch
+
+Part: TypeAlias = Callable[[int], None]  # queues work on the stream with this handle
 
 
-def capture(run: Callable[[int], None], index: int | None) -> Any:
+def capture(run: Part, index: int | None) -> Part:
     """Captures what `run` queues, after one run that is not captured.
-
-    torch's own context manager is not used: where a capture fails, it leaves the capture's stream
-    current, and work behind it would be queued on two streams.
 
     Args:
         run: Called twice with the stream to queue on, a handle; that stream is torch's current one
@@ -22,18 +24,69 @@ def capture(run: Callable[[int], None], index: int | None) -> Any:
         index: Of the GPU, torch's current device; None is the emulator, which has no graphs.
 
     Returns:
-        The graph, a `torch.cuda.CUDAGraph`; nothing that was captured has run yet.
+        What queues all of it again, on torch's current stream whatever it is given; nothing that
+        was captured has run yet.
 
     Raises:
         Exception: What `run` raised, or torch where something cannot be captured. torch's streams
             are as they were.
+    """
+    (graph,) = _captured([run], index, kept=False)
+    return lambda queue: graph.replay()
+
+
+def capture_rounds(
+    begin: Part,
+    rounds: Sequence[Part],
+    finish: Part,
+    *,
+    backend: Any,
+    search: GpuSearch,
+) -> Part:
+    """Captures a search so that rounds behind its end do not run: each but the first in an IF node.
+
+    Args:
+        begin: Queues what comes before the rounds.
+        rounds: Queue one round each, at least one.
+        finish: Queues what comes after them.
+        backend: A `CudaBackend`.
+        search: Whose count of images that are not done decides.
+
+    Returns:
+        What queues all of it again on the stream given; it keeps what was captured.
+
+    Raises:
+        Exception: As :func:`capture`; RuntimeError for what cannot be left out.
+    """
+    row = backend.module.GraphSequence(backend.engine)
+    graphs = _captured([begin, *rounds, finish], backend.index, kept=True)
+    for i, graph in enumerate(graphs):
+        if 2 <= i <= len(rounds):
+            row.append_if(graph.raw_cuda_graph(), search)
+        else:
+            row.append(graph.raw_cuda_graph())
+
+    def replay(queue: int, kept: Any = graphs) -> None:
+        row.launch(stream=queue)
+
+    return replay
+
+
+def _captured(parts: Sequence[Part], index: int | None, *, kept: bool) -> list[Any]:
+    """Graphs of parts that run one after another, `torch.cuda.CUDAGraph`; all run once before.
+
+    torch's own context manager is not used: where a capture fails, it leaves the capture's stream
+    current, and work behind it would be queued on two streams. With `kept` they are not
+    instantiated: others copy them. They share their memory, as they run in this order only.
     """
     if index is None:
         raise RuntimeError("the emulator has no graphs")
     torch: Any = sys.modules["torch"]
     outer, side = torch.cuda.current_stream(index), torch.cuda.Stream(index)
     pool = torch.cuda.graph_pool_handle()
-    graph = torch.cuda.CUDAGraph()
+    graphs = [
+        torch.cuda.CUDAGraph(keep_graph=True) if kept else torch.cuda.CUDAGraph() for _ in parts
+    ]
     gc.collect()  # what it would free meanwhile must not be freed while capturing
     side.wait_stream(outer)
     # Casts that autocast keeps would be gone when the graph is replayed.
@@ -45,16 +98,18 @@ def capture(run: Callable[[int], None], index: int | None) -> Any:
     )
     try:
         with torch.cuda.stream(side), cast:
-            run(side.cuda_stream)
+            for part in parts:
+                part(side.cuda_stream)
             side.synchronize()
-            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-            try:
-                run(side.cuda_stream)
-            except BaseException:
-                with contextlib.suppress(RuntimeError):  # that the capture is invalid is known
-                    graph.capture_end()
-                raise
-            graph.capture_end()
+            for part, graph in zip(parts, graphs, strict=True):
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+                try:
+                    part(side.cuda_stream)
+                except BaseException:
+                    with contextlib.suppress(RuntimeError):  # that the capture is invalid is known
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
     except BaseException:
         with contextlib.suppress(Exception):  # the allocator may still believe in the capture
             torch._C._cuda_endAllocateToPool(index, pool)
@@ -62,7 +117,7 @@ def capture(run: Callable[[int], None], index: int | None) -> Any:
         raise
     finally:
         outer.wait_stream(side)
-    return graph
+    return graphs
 
 
 def state_of(module: Any) -> tuple[Any, ...]:

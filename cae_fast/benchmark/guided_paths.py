@@ -163,7 +163,7 @@ def measure(
     k: int,
     reach: float,
 ) -> Measured:
-    """Explains images towards every class but their own.
+    """Explains images towards every class but their own, by first paths only.
 
     Args:
         explainer: With the bank.
@@ -177,7 +177,13 @@ def measure(
     predicted = explainer.classifier(images).argmax(axis=1)
     start = time.perf_counter()
     results: list[Explanation] = []
-    asked: dict[str, Any] = {"path": path, "exemplars": exemplars, "k": k, "reach": reach}
+    asked: dict[str, Any] = {
+        "path": path,
+        "exemplars": exemplars,
+        "k": k,
+        "reach": reach,
+        "second_try": False,
+    }
     for target in range(len(explainer.class_names)):
         rows = np.flatnonzero(predicted != target)
         results.append(explainer.explain(images[rows], target=target, **asked))

@@ -11,3 +11,4 @@ void bind_cuda(pybind11::module_& m);
 void bind_device_array(pybind11::module_& m);
 void bind_gpu(pybind11::module_& m);
 void bind_gpu_search(pybind11::module_& m);
+void bind_graph_sequence(pybind11::module_& m);

@@ -106,5 +106,6 @@ PYBIND11_MODULE(_C, m) {
   bind_device_array(m);
   bind_gpu(m);
   bind_gpu_search(m);
+  bind_graph_sequence(m);
 #endif
 }

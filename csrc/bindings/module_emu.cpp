@@ -51,4 +51,5 @@ PYBIND11_MODULE(_C_emu, m) {
   bind_device_array(m);
   bind_gpu(m);
   bind_gpu_search(m);
+  bind_graph_sequence(m);
 }

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Graphs that others captured, one behind the other in a graph of ours, some of them only while
+// there is something to do. Without a CUDA header: graph_sequence_cuda.cu is the GPU's,
+// emu/graph_sequence_emu.cpp says that the emulator has none.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "cuda/gpu_runtime.h"
+
+namespace cae::gpu {
+
+/// Not thread-safe. Throws std::runtime_error with file and line for what the runtime refuses.
+class GraphSequence {
+ public:
+  explicit GraphSequence(int device);
+  ~GraphSequence();
+  GraphSequence(const GraphSequence&) = delete;
+  GraphSequence& operator=(const GraphSequence&) = delete;
+
+  /// Appends a copy of a graph (a cudaGraph_t), whose memory must stay where it is.
+  void append(void* graph);
+  /// The same, in an IF node: it runs where `*number`, device memory, is not 0 when its turn comes.
+  /// Throws std::runtime_error for a graph with nodes that such a body may not have.
+  void append_if(void* graph, const int32_t* number);
+  /// Queues all of it. The first launch instantiates it: nothing can be appended afterwards.
+  void launch(Stream queue);
+
+ private:
+  struct Nodes;
+  std::unique_ptr<Nodes> nodes_;
+};
+
+}  // namespace cae::gpu
