@@ -3,8 +3,9 @@
 
 A decoder that knows little of an image's class may draw it as one of another: then the path begins
 on the wrong side, and there is no flip to be found. Such a path begins anew, where the line towards
-exemplars of the image's own class is first drawn as what the classifier sees in the image. And
-where nothing flips, a second path leads to exemplars from the middle of their class.
+exemplars of the image's own class, or else the one away from the target's, is first drawn as what
+the classifier sees in the image. And where nothing flips, a second path leads to exemplars from the
+middle of their class.
 """
 
 from __future__ import annotations
@@ -146,25 +147,43 @@ class _Turn:
         Args:
             begun: Classes [m] that they are drawn as; -1 where that is right.
         """
+        wrong, astray = begun >= 0, np.array(self.starts)
+        for ends_of in (self._own_exemplars, self._away):
+            if wrong.any():
+                ends = ends_of(np.where(wrong, begun, -1))
+                wrong &= ~self._move(np.where(wrong, begun, -1), ends)
+        moved = (self.starts != astray).any(axis=1)
+        if moved.any():
+            with self.how.clock("exemplars"):
+                source = np.where(moved, self.source, -1)
+                ends, rows = self.how.exemplars.of(0, astray, source, self.target)
+            self._take(moved, ends, rows)
+
+    def _own_exemplars(self, begun: IntArray) -> FloatArray:
+        """Codes [m, D] of exemplars of the images' own classes; their own where there are none."""
         how = self.how
-        begun = np.where(how.exemplars.reachable(how.rules.num_classes)[self.source], begun, -1)
-        if (begun < 0).all():
-            return
+        known = how.exemplars.reachable(how.rules.num_classes)[self.source]
         with how.clock("exemplars"):
-            ends, _ = how.exemplars.of(0, self.starts, begun, self.source)
-            lines = how.paths.vertices(self.starts, ends)
-        sure = max(START_PROBABILITY, 1 / how.rules.num_classes)
-        rules = replace(how.rules, min_probability=sure)
-        outcome, _ = self._search(lines, begun, self.source, rules)
+            return how.exemplars.of(0, self.starts, np.where(known, begun, -1), self.source)[0]
+
+    def _away(self, begun: IntArray) -> FloatArray:
+        """Codes [m, D] as far from the images' as the target's exemplars are, on the other side."""
+        source = np.where(begun >= 0, self.source, -1)
+        with self.how.clock("exemplars"):
+            ends, _ = self.how.exemplars.of(0, self.starts, source, self.target)
+        return self.starts + (self.starts - ends)
+
+    def _move(self, begun: IntArray, ends: FloatArray) -> BoolArray:
+        """Moves starts towards `ends` until images are of their class; which did, [m]."""
+        rules = self.how.rules
+        lines = self.how.paths.vertices(self.starts, ends)
+        sure = replace(rules, min_probability=START_PROBABILITY)
+        outcome, _ = self._search(lines, begun, self.source, sure)
         right = (begun >= 0) & (outcome.reached_class == self.source)
         for place in np.flatnonzero(right):
             at = np.array([outcome.hi[place] / rules.grid], dtype=np.float32)
             self.starts[place] = codes_along(self.backend, lines, int(place), at)[0]
-        if right.any():
-            with how.clock("exemplars"):
-                source = np.where(right, self.source, -1)
-                ends, rows = how.exemplars.of(0, self.starts, source, self.target)
-            self._take(right, ends, rows)
+        return np.asarray(right)
 
     def lead_to_the_middle(self, rows: IntArray) -> None:
         """Searches towards exemplars from the middle of their class where nothing flips.

@@ -272,3 +272,32 @@ def test_folders_and_json_keep_second_paths(
 def test_wrong_vertices(images: npt.NDArray[np.float32], vertices: Any) -> None:
     with pytest.raises(ValueError, match=r"vertices must be finite class codes \[1, V, 8\]"):
         digits_explainer().path_between(images[:1], vertices, [0.0, 1.0])
+
+
+def test_a_start_may_move_away_from_the_target(images: npt.NDArray[np.float32]) -> None:
+    """Where the bank has no exemplars of the image's own class."""
+    whole = digits_explainer()
+    bank = whole.bank
+    assert bank is not None
+    classifier = SeesSevens(images)
+    own = int(whole.classifier(images[:1]).argmax())
+    rows = np.flatnonzero(bank.labels != own)
+    without = cf.CodeBank(
+        codes=bank.codes[rows],
+        names=[bank.names[row] for row in rows],
+        groups=[bank.groups[row] for row in rows],
+        labels=bank.labels[rows],
+        predicted=bank.predicted[rows],
+        class_names=bank.class_names,
+        model_sha256=bank.model_sha256,
+    )
+    explainer = cf.Explainer(whole.model, classifier, bank=without, backend="cpu")
+    codes = explainer.encode(images[:5]).class_code
+    found = explainer.explain(images[:5], SEVEN)
+    moved = [i for i in range(5) if found.searched_again[i] and found.source_class[i] == own]
+    assert moved
+    for i in moved:
+        assert found.path_logits[i][0].argmax() == own
+        exemplar = without.codes[found.exemplar[i]].mean(axis=0)
+        way = found.second_path[i][0] - codes[i]
+        assert way @ (exemplar - codes[i]) < 0

@@ -81,7 +81,8 @@ def test_learns_a_small_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("shares", "steps", "best"),
     [
-        ([0.95], 2, 0),  # enough
+        ([0.98], 2, 0),  # enough
+        ([0.95, 0.99], 4, 1),  # not yet
         ([0.6, 0.7, 0.8], 6, 2),  # never enough, always better
         ([0.6, 0.604], 4, 1),  # not worth another turn
         ([0.7, 0.6], 4, 0),  # the first was better
