@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +99,31 @@ def test_a_path_may_end_at_its_exemplar(
     assert found.meta["parameters"]["reach"] == 1
     assert (found.t_flip > expected.t_flip[1:4]).all(), "the same flips, on a shorter line"
     assert np.abs(found.path_images[:, -1] - expected.path_images[1:4, -1]).max() > 0.1
+
+
+def test_second_paths_come_with_what_they_are(client: cf.Client, images: np.ndarray) -> None:
+    """One exemplar, no way beyond it: some paths to a nought flip only when tried again."""
+    explainer = cf.Explainer(
+        cf.CAE.load(DIGITS / "model.safetensors"),
+        cf.Classifier.load(DIGITS / "classifier.onnx"),
+        bank=DIGITS / "bank.csv",
+    )
+    asked: dict[str, Any] = {"k": 1, "reach": 1, "target": 0, "frames": 3}
+    expected = explainer.explain(images, **asked)
+    again = np.flatnonzero(expected.searched_again)
+    assert len(again)
+    found = client.explain(images, **asked)
+    np.testing.assert_array_equal(found.searched_again, expected.searched_again)
+    np.testing.assert_array_equal(found.reconstructed_class, expected.reconstructed_class)
+    np.testing.assert_array_equal(found.exemplar, expected.exemplar)
+    np.testing.assert_allclose(found.path_images, expected.path_images, atol=1 / 127)
+    for row in again:
+        np.testing.assert_allclose(found.second_path[row], expected.second_path[row], atol=1e-4)
+    once = client.explain(images, second_try=False, **asked)
+    assert not once.searched_again.any()
+    assert (once.status[again] != "flipped").all()
+    with pytest.raises(cf.ServiceError, match="second_try must be true or false"):
+        client.explain(images[:1], second_try="perhaps")  # type: ignore[arg-type]
 
 
 def test_every_kind_of_image(client: cf.Client) -> None:

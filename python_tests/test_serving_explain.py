@@ -132,6 +132,35 @@ def test_streamed_frames_come_in_lines(server: Server) -> None:
         np.testing.assert_allclose(png(mine).astype(int), png(theirs), atol=1)
 
 
+def test_frames_follow_a_second_path(server: Server) -> None:
+    """Towards a nought by one exemplar; streamed frames are asked for later, by another job."""
+    asked = {"k": "1", "reach": "1", "target": "0"}
+    images = cf.load_images(SAMPLES, size=32, channels=1)
+    explainer = cf.Explainer(
+        cf.CAE.load(DIGITS / "model.safetensors"),
+        cf.Classifier.load(DIGITS / "classifier.onnx"),
+        bank=DIGITS / "bank.csv",
+    )
+    found = explainer.explain(images, 0, k=1, reach=1, frames=5)
+    row = int(np.flatnonzero(found.searched_again)[0])
+    files = {"image": SAMPLES[row].read_bytes()}
+    data = {"format": "ndjson", "frames": "5", **asked}
+    with server.http.stream("POST", "/explain", files=files, data=data) as response:
+        first, *lines = [json.loads(line) for line in response.iter_lines()]
+    assert first["second_path"] is True
+    assert first["reconstructed_class"]["index"] == found.reconstructed_class[row]
+    assert "second" not in first["status_text"]  # in words, not by its name in the program
+    assert "from the middle of their class" in first["status_text"]
+    pictures = [png(text) for line in lines for text in line["frames"]["png"]]
+    np.testing.assert_allclose(
+        np.stack(pictures) / 127.5 - 1, found.path_images[row, :, 0], atol=0.02
+    )
+    start, end = (np.array(place) for place in (first["code"]["path"][0], first["code"]["end"]))
+    star = np.array(first["code"]["exemplar"])
+    np.testing.assert_allclose(end, star, atol=1e-3)
+    assert np.abs(start - end).max() > 0.1
+
+
 def test_models_manifold_samples(server: Server) -> None:
     (model,) = server.http.get("/v1/models").json()["models"]
     assert model["name"] == "digits"

@@ -73,7 +73,10 @@ def test_what_a_client_asks(client: Any) -> None:
 def test_infer(
     client: Any, server: Server, images: np.ndarray, binary_in: bool, binary_out: bool
 ) -> None:
-    names = ("STATUS", "SALIENCY", "T_FLIP", "TARGET_CLASS", "COUNTERFACTUAL", "EXEMPLAR")
+    names = (
+        *("STATUS", "SALIENCY", "T_FLIP", "TARGET_CLASS", "COUNTERFACTUAL", "EXEMPLAR"),
+        *("RECONSTRUCTED_CLASS", "SEARCHED_AGAIN"),
+    )
     result = client.infer(
         "digits",
         [infer_input(images, binary=binary_in)],

@@ -51,7 +51,7 @@ def result_json(
             which: _class(model, int(said[which]))
             for which in ("source_class", "target_class", "reached_class", "reconstructed_class")
         },
-        "second_path": len(said["second_path"]) > 0,
+        "second_path": bool(said["searched_again"]),
         "t_flip": said["t_flip"],
         "bracket": said["bracket"],
         "evaluations": said["evaluations"],

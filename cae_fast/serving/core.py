@@ -38,7 +38,8 @@ log = logging.getLogger("cae_fast.serving")
 
 _FIELDS = (
     *("status", "t_flip", "bracket", "source_class", "target_class", "reached_class"),
-    *("reconstructed_class", "logits_source", "logits_counterfactual", "evaluations", "exemplar"),
+    *("reconstructed_class", "searched_again", "logits_source", "logits_counterfactual"),
+    *("evaluations", "exemplar"),
     *("counterfactual", "reconstruction", "saliency"),
 )
 

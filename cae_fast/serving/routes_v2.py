@@ -32,6 +32,8 @@ OUTPUTS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "SOURCE_CLASS": ("INT64", (), "source_class"),
     "TARGET_CLASS": ("INT64", (), "target_class"),
     "REACHED_CLASS": ("INT64", (), "reached_class"),
+    "RECONSTRUCTED_CLASS": ("INT64", (), "reconstructed_class"),
+    "SEARCHED_AGAIN": ("BOOL", (), "searched_again"),
     "LOGITS_SOURCE": ("FP32", ("K",), "logits_source"),
     "LOGITS_COUNTERFACTUAL": ("FP32", ("K",), "logits_counterfactual"),
     "EVALUATIONS": ("INT64", (), "evaluations"),
