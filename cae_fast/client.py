@@ -139,7 +139,7 @@ class Client:
             "tolerance": tolerance,
             "k": k,
             "reach": reach,
-            "second_try": str(second_try).lower(),
+            "second_try": None if second_try is True else str(second_try).lower(),
             "search": search,
             "saliency": saliency,
             "min_probability": min_probability,
@@ -308,6 +308,16 @@ def _unpacked(content: bytes) -> dict[str, Any]:
     return arrays | {"said": json.loads(str(arrays.pop("meta")))}
 
 
+def _of_second_paths(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Fields that older services do not send."""
+    if not all("second_path" in part for part in parts):
+        return {}
+    return {
+        "reconstructed_class": np.stack([part["reconstructed_class"] for part in parts]),
+        "second_path": [part["second_path"] for part in parts],
+    }
+
+
 def _joined(parts: list[dict[str, Any]]) -> Explanation:
     """One explanation of all images."""
     first = parts[0]["said"]
@@ -337,8 +347,7 @@ def _joined(parts: list[dict[str, Any]]) -> Explanation:
         class_names=tuple(first["class_names"]),
         meta=first["meta"] | {"rejected": reasons, "service_seconds": first["seconds"]},
         exemplar_names=[tuple(part["said"]["exemplar"]["names"]) for part in parts],
-        reconstructed_class=np.stack([part["reconstructed_class"] for part in parts]),
-        second_path=[part["second_path"] for part in parts],
+        **_of_second_paths(parts),
         frame_t=parts[0].get("frame_t"),
         path_images=frames,
         **fields,

@@ -63,8 +63,8 @@ def mean_over_exemplars(explainer: Explainer, explanation: Explanation, k: int =
         k: Exemplars an image; the cost is k explanations.
 
     Returns:
-        Maps; images that are not searched (rejected, of the target class from the start, ...) keep
-        their own.
+        Maps; images that are not searched (rejected, of the target class from the start, ...), or
+        of which a second path is told, keep their own.
 
     Raises:
         BankError: No bank, or fewer than `k` usable rows of a class.
@@ -85,7 +85,7 @@ def mean_over_exemplars(explainer: Explainer, explanation: Explanation, k: int =
     flipped = np.zeros((count, k), dtype=np.bool_)
     exemplar = np.full((count, k), -1, dtype=np.int64)
     evaluations = np.zeros(count, dtype=np.int64)
-    rows = np.flatnonzero(np.isin(found.status, SEARCHED))
+    rows = np.flatnonzero(np.isin(found.status, SEARCHED) & ~found.searched_again)
     if len(rows):
         images = like(np.ascontiguousarray(found.images[rows]), explanation.images)
         exemplar[rows] = bank.nearest(

@@ -208,23 +208,34 @@ class Exemplars:
             ends[needed] = average(self._bank, rows[needed])
         return ends, rows
 
-    def central(self, target: IntArray, near: IntArray) -> tuple[FloatArray, IntArray]:
+    def classes_of(self, target: IntArray, near: IntArray) -> IntArray:
+        """Classes [n] that paths lead to: `target`, or where that is -1 that of the first row.
+
+        Args:
+            target: Classes to reach [n], -1: any other.
+            near: Bank rows [n, k] that they lead to; -1 is none, and of no class.
+        """
+        if self._bank is None:
+            return target
+        first = near[:, 0]
+        return np.where(target >= 0, target, np.where(first >= 0, self._bank.labels[first], -1))
+
+    def central(self, classes: IntArray) -> tuple[FloatArray, IntArray]:
         """Ends of paths among the usable rows nearest to the mean of their class.
 
         Args:
-            target: Classes to reach [n]; -1 is that of the first row in `near`.
-            near: Bank rows [n, k] that paths led to before.
+            classes: Of each path [n], all `reachable`.
 
         Returns:
-            As :meth:`of`.
+            Class codes [n, D] and bank rows [n, k].
 
         Raises:
             ValueError: Exemplars were given: there is no other choice.
+            BankError: A class has too few rows.
         """
         if self._bank is None or self.is_given:
             raise ValueError("exemplars were given, not chosen in a bank: there are no others")
         pool = self._bank.usable if self.pool is None else self.pool
-        classes = np.where(target < 0, self._bank.labels[near[:, 0]], target)
         middles = np.stack(
             [
                 self._bank.codes[pool & (self._bank.labels == label)].mean(axis=0, dtype=np.float64)

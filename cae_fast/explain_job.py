@@ -138,6 +138,7 @@ class ExplainJob:
         drawn = [(index[~apart], index[~apart], searched.session)] if not apart.all() else []
         for row in index[apart]:
             own = searched.apart[int(row)]
+            assert own.session is not None
             drawn.append((row[None], np.array([own.place], dtype=np.int32), own.session))
         for rows, places, make in drawn:
             session = make()

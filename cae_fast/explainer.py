@@ -152,9 +152,9 @@ class Explainer(Codec):
                 in the same direction, so that more images flip. None is 1.5 where exemplars are
                 chosen, 1 where they are given; graphs end at the exemplar.
             second_try: Search images a second time whose reconstruction is not of the image's class
-                (from the nearest code towards exemplars of that class that is), or along whose
-                path nothing flips (towards exemplars from the middle of the target class); what
-                says more is told. Nothing where exemplars are given. See
+                (from a code that is, towards exemplars of that class or away from the target's), or
+                along whose path nothing flips (towards exemplars from the middle of the target
+                class); what says more is told. Never where exemplars are given. See
                 `Explanation.second_path`.
             min_probability: A point has flipped only when its class has at least this probability,
                 in [0, 1].
@@ -210,6 +210,8 @@ class Explainer(Codec):
             paths = GuidedPaths(path, self.bank, reach)
             drawn = check_maps(saliency, saliency_against, frames, given=chosen.is_given)
             on_device = self._on_device(calls, chosen)
+            if not isinstance(second_try, bool):
+                raise ValueError(f"second_try must be True or False, got {second_try!r}")
             again = second_try and not chosen.is_given
             group = GroupSearch(
                 target=check_target(target, count, self.class_names, rules.num_classes),
@@ -222,6 +224,7 @@ class Explainer(Codec):
                 clock=clock,
                 on_device=on_device,
                 second=SecondSearch(chosen, paths, rules, calls.to_host, clock) if again else None,
+                draws=drawn > 0,
             )
             job = ExplainJob(
                 images=to_numpy(array) if on_device is None else array,

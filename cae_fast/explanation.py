@@ -154,6 +154,17 @@ class Explanation:
         return np.array(again, dtype=np.bool_)
 
     @property
+    def start_class(self) -> npt.NDArray[np.int64]:
+        """Classes read at t = 0 of the paths that are told of, NumPy, int64 [N]; -1: not asked."""
+        return np.array(
+            [
+                int(to_numpy(logits)[0].argmax()) if len(t) and float(t[0]) == 0 else -1
+                for t, logits in zip(self.path_t, self.path_logits, strict=True)
+            ],
+            dtype=np.int64,
+        )
+
+    @property
     def reach(self) -> float:
         """Length of its paths over their distance to the exemplars; 1 where `meta` has none."""
         return float(self.meta.get("parameters", {}).get("reach", 1.0))

@@ -24,6 +24,7 @@ _DAMAGE = (
     TypeError,
     EOFError,
     AttributeError,
+    IndexError,
     RecursionError,
     zipfile.BadZipFile,
     zlib.error,
@@ -73,7 +74,8 @@ def load_explanation(folder: str | os.PathLike[str]) -> Explanation:
         meta = dict(said["meta"])
         meta["rejected"] = {int(row): why for row, why in meta.get("rejected", {}).items()}
         rows = said["explanations"]
-        if {len(arrays[name]) for name in (*ROWS, "status")} | {len(parts)} != {len(rows)}:
+        named = {name for name in (*ROWS, "status", "reconstructed_class") if name in arrays}
+        if {len(arrays[name]) for name in named} | {len(parts)} != {len(rows)}:
             raise CAEError(f"{path}: its arrays and its JSON have different numbers of images")
         return Explanation(
             **{name: arrays[name] for name in ROWS},

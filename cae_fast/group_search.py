@@ -48,12 +48,12 @@ class Apart:
     """Where an image was searched that was not searched with its group, or not only.
 
     Attributes:
-        session: Of its path.
+        session: Of its path; None where no more of it is decoded.
         place: Which of the session's paths is its own.
         second_path: The path, [V, D], where it was a second one; else None.
     """
 
-    session: Callable[[], DecodeSession]
+    session: Callable[[], DecodeSession] | None
     place: int
     second_path: npt.NDArray[np.floating[Any]] | None = None
 
@@ -90,6 +90,7 @@ class GroupSearch:
         clock: Seconds per stage.
         on_device: How groups are searched where the networks are; None: from the host.
         second: Searches again what the first path said little about, or None.
+        draws: Whether more points of the paths will be decoded.
         rescued: Filled with images that overflowed half precision and were searched in float32.
     """
 
@@ -103,6 +104,7 @@ class GroupSearch:
     clock: Clock
     on_device: OnDevice | None = None
     second: SecondSearch | None = None
+    draws: bool = True
     rescued: list[int] = field(default_factory=list)
 
     def run(self, first: int, images: Any, good: npt.NDArray[np.bool_], in_flight: int) -> Searched:
@@ -175,7 +177,8 @@ class GroupSearch:
             searched.outcome.take(row, found.outcome, found.place)
             searched.outcome.evaluations[row] = spent
             searched.rows[row] = found.rows
-            searched.apart[row] = Apart(partial(_same, found.session), found.place, found.vertices)
+            session = partial(_same, found.session) if self.draws else None
+            searched.apart[row] = Apart(session, found.place, found.vertices)
 
     def _search_on_device(
         self, first: int, images: Any, good: npt.NDArray[np.bool_], in_flight: int
@@ -271,7 +274,8 @@ class GroupSearch:
             outcome.take(int(i), one.outcome)
             searched.source[i], searched.target[i] = one.source[0], one.target[0]
             searched.rows[i], searched.reconstructed[i] = one.rows[0], one.reconstructed[0]
-            searched.apart[int(i)] = one.apart.get(0, Apart(one.session, 0))
+            alone = Apart(one.session if self.draws else None, 0)
+            searched.apart[int(i)] = one.apart.get(0, alone)
             self.rescued.append(first + int(i))
 
 

@@ -30,8 +30,8 @@ BoolArray = npt.NDArray[np.bool_]
 _FLIPPED, _NOT_FLIPPED, _RECONSTRUCTION_FLIPS = (
     STATUSES.index(name) for name in ("flipped", "not_flipped", "reconstruction_flips")
 )
-#: Of the image's own class, where its path begins anew: nearer to the boundary, the first point
-#: that flips would be the start itself but for rounding.
+#: Of the image's own class, where its path begins anew, if any point has it: nearer to the
+#: boundary, the first point that flips would be the start itself but for rounding.
 START_PROBABILITY = 0.75
 
 
@@ -94,8 +94,8 @@ class SecondSearch:
             in_flight: Most points decoded and classified at a time.
 
         Returns:
-            By row, what says more than the first path: a flip; or a path that begins on the right
-            side, where the first did not.
+            By row, what says more than the first path: a flip; or, where its first picture was of
+            the target already, a path that begins on the right side.
         """
         begun = class_at_start(first)
         searched = np.isin(first.status, (_FLIPPED, _NOT_FLIPPED, _RECONSTRUCTION_FLIPS))
@@ -148,42 +148,52 @@ class _Turn:
             begun: Classes [m] that they are drawn as; -1 where that is right.
         """
         wrong, astray = begun >= 0, np.array(self.starts)
-        for ends_of in (self._own_exemplars, self._away):
-            if wrong.any():
-                ends = ends_of(np.where(wrong, begun, -1))
-                wrong &= ~self._move(np.where(wrong, begun, -1), ends)
-        moved = (self.starts != astray).any(axis=1)
+        if not wrong.any():
+            return
+        lines = self._to_own_exemplars(begun), self._away(begun)
+        for least in (START_PROBABILITY, 0.0):
+            for line in lines:
+                wrong &= ~self._move(np.where(wrong, begun, -1), line, least)
+        moved = (begun >= 0) & ~wrong
         if moved.any():
-            with self.how.clock("exemplars"):
-                source = np.where(moved, self.source, -1)
-                ends, rows = self.how.exemplars.of(0, astray, source, self.target)
+            ends, rows = self._ends(astray, moved)
             self._take(moved, ends, rows)
 
-    def _own_exemplars(self, begun: IntArray) -> FloatArray:
-        """Codes [m, D] of exemplars of the images' own classes; their own where there are none."""
+    def _ends(self, starts: FloatArray, which: BoolArray) -> tuple[FloatArray, IntArray]:
+        """Codes [m, D] and bank rows [m, k] of the target's exemplars for some images."""
+        source = np.where(which, self.source, -1)
+        with self.how.clock("exemplars"):
+            return self.how.exemplars.of(0, starts, source, self.target)
+
+    def _to_own_exemplars(self, begun: IntArray) -> FloatArray:
+        """Paths [m, V, D] to exemplars of the images' own classes; of length 0 without any."""
         how = self.how
         known = how.exemplars.reachable(how.rules.num_classes)[self.source]
         with how.clock("exemplars"):
-            return how.exemplars.of(0, self.starts, np.where(known, begun, -1), self.source)[0]
+            begun = np.where(known, begun, -1)
+            ends, _ = how.exemplars.of(0, self.starts, begun, self.source)
+            return how.paths.vertices(self.starts, ends)
 
     def _away(self, begun: IntArray) -> FloatArray:
-        """Codes [m, D] as far from the images' as the target's exemplars are, on the other side."""
-        source = np.where(begun >= 0, self.source, -1)
-        with self.how.clock("exemplars"):
-            ends, _ = self.how.exemplars.of(0, self.starts, source, self.target)
-        return self.starts + (self.starts - ends)
+        """Lines [m, 2, D] as long as those to the target's exemplars, the other way."""
+        ends, _ = self._ends(self.starts, begun >= 0)
+        return np.stack([self.starts, self.starts + (self.starts - ends)], axis=1)
 
-    def _move(self, begun: IntArray, ends: FloatArray) -> BoolArray:
-        """Moves starts towards `ends` until images are of their class; which did, [m]."""
+    def _move(self, begun: IntArray, lines: FloatArray, least: float) -> BoolArray:
+        """Moves starts along lines to where images are of their class with a probability.
+
+        Returns:
+            Which were moved, bool [m]; not those with -1 in `begun`.
+        """
+        if (begun < 0).all():
+            return np.zeros(len(begun), dtype=np.bool_)
         rules = self.how.rules
-        lines = self.how.paths.vertices(self.starts, ends)
-        sure = replace(rules, min_probability=START_PROBABILITY)
-        outcome, _ = self._search(lines, begun, self.source, sure)
-        right = (begun >= 0) & (outcome.reached_class == self.source)
-        for place in np.flatnonzero(right):
+        outcome, _ = self._search(lines, begun, self.source, replace(rules, min_probability=least))
+        found = (begun >= 0) & (outcome.status == _FLIPPED)
+        for place in np.flatnonzero(found):
             at = np.array([outcome.hi[place] / rules.grid], dtype=np.float32)
             self.starts[place] = codes_along(self.backend, lines, int(place), at)[0]
-        return np.asarray(right)
+        return np.asarray(found)
 
     def lead_to_the_middle(self, rows: IntArray) -> None:
         """Searches towards exemplars from the middle of their class where nothing flips.
@@ -191,10 +201,14 @@ class _Turn:
         Args:
             rows: Bank rows of the first paths' exemplars [m, k].
         """
-        stuck = self.status == _NOT_FLIPPED
+        how = self.how
+        classes = how.exemplars.classes_of(self.target, rows)
+        stuck = (self.status == _NOT_FLIPPED) & (classes >= 0)
+        stuck &= how.exemplars.reachable(how.rules.num_classes)[classes]
         if stuck.any():
-            with self.how.clock("exemplars"):
-                ends, central = self.how.exemplars.central(self.target, rows)
+            ends, central = np.array(self.starts), np.array(rows)
+            with how.clock("exemplars"):
+                ends[stuck], central[stuck] = how.exemplars.central(classes[stuck])
             self._take(stuck, ends, central)
 
     def _take(self, which: BoolArray, ends: FloatArray, rows: IntArray) -> None:

@@ -239,8 +239,8 @@ def test_a_second_path_is_said_to_be_one(browser: Browser, stub: PageStub) -> No
     set_value(browser, "#target", "0", "change")
     browser.wait(f"document.querySelector('#case').dataset.status === 'flipped' && {SHOWN}")
     assert text(browser, "#says").endswith(
-        "Decoded from its own codes the image is read as “7”, so the path begins at the nearest "
-        "code that is plainly read as “3”."
+        "Decoded from its own codes the image is read as “7”, so the path begins at a code "
+        "near by that is read as “3”."
     )
     assert browser.complaints == []
 

@@ -301,3 +301,106 @@ def test_a_start_may_move_away_from_the_target(images: npt.NDArray[np.float32]) 
         exemplar = without.codes[found.exemplar[i]].mean(axis=0)
         way = found.second_path[i][0] - codes[i]
         assert way @ (exemplar - codes[i]) < 0
+
+
+class Softly:
+    """A classifier whose probabilities are nearer to each other."""
+
+    def __init__(self, classifier: Any, by: float) -> None:
+        self.classifier, self.by = classifier, by
+
+    def __call__(self, pictures: Any) -> npt.NDArray[np.float32]:
+        return np.asarray(self.classifier(pictures), dtype=np.float32) / np.float32(self.by)
+
+
+@pytest.mark.parametrize("target", [SEVEN, 0, "any"])
+def test_starts_of_an_unsure_classifier(images: npt.NDArray[np.float32], target: Any) -> None:
+    """It is nowhere as sure as is asked first: any point of the class will do, and no other."""
+    explainer = digits_explainer(Softly(SeesSevens(images), by=6))
+    once = explainer.explain(images[:5], target, second_try=False)
+    twice = explainer.explain(images[:5], target)
+    assert (once.start_class != once.source_class).any()
+    chance = softmax(explainer.classifier(twice.reconstruction))
+    assert chance[np.arange(5), twice.source_class].max() < START_PROBABILITY
+    moved = np.flatnonzero(twice.searched_again & (once.start_class != once.source_class))
+    assert len(moved)
+    np.testing.assert_array_equal(twice.start_class[moved], twice.source_class[moved])
+
+
+def few_of(bank: cf.CodeBank, few: dict[int, int]) -> cf.CodeBank:
+    """The bank with at most so many rows of some classes."""
+    rows = np.concatenate(
+        [
+            np.flatnonzero(bank.labels == label)[: few.get(label, len(bank))]
+            for label in range(len(bank.class_names))
+        ]
+    )
+    return cf.CodeBank(
+        codes=bank.codes[rows],
+        names=[bank.names[row] for row in rows],
+        groups=[bank.groups[row] for row in rows],
+        labels=bank.labels[rows],
+        predicted=bank.labels[rows],
+        class_names=bank.class_names,
+        model_sha256=bank.model_sha256,
+    )
+
+
+def test_a_class_with_too_few_rows_has_no_middle() -> None:
+    """Paths to any other class may lead to rows of several; a second one needs k of one class."""
+    world = World(count=4)
+    bank = few_of(world.bank(), {1: 2, 2: 2})
+    explainer = world.explainer(constant([1, 0.5, 0]), bank=bank, backend="cpu")
+    asked: dict[str, Any] = {"target": "any", "k": 4, "exemplars": "nearest"}
+    once = explainer.explain(world.images, second_try=False, **asked)
+    assert set(once.status) == {"not_flipped"}
+    assert_same(once, explainer.explain(world.images, **asked))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_the_gpu_searches_again_as_the_host_does(
+    gpu: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was known of the first path, pictures and maps, is replaced where another is told of."""
+    torch = pytest.importorskip("torch")
+    world = World(count=4)
+    explainer = world.explainer(bank=world.bank(60), backend="cuda", device=gpu, max_batch=4)
+    images: Any = world.images
+    if kind == "torch":
+        images = torch.from_numpy(world.images).to("cpu" if gpu == "emu" else gpu)
+    asked: dict[str, Any] = {"target": 1, "tolerance": 1 / 8, "frames": 2, "k": 1, "reach": 1}
+    once = explainer.explain(images, second_try=False, **asked).numpy()
+    twice = explainer.explain(images, **asked).numpy()
+    again = np.flatnonzero(twice.searched_again)
+    assert len(again)
+    with monkeypatch.context() as patch:
+        patch.setattr(explainer, "_on_device", lambda *_: None)
+        stepped = explainer.explain(world.images, **asked)
+    for name in set(FIELDS) - {"evaluations"}:  # the host looks at more points at a time
+        np.testing.assert_array_equal(getattr(twice, name), getattr(stepped, name), name)
+    np.testing.assert_array_equal(twice.path_images, stepped.path_images)
+    difference, saliency = difference_saliency(twice.counterfactual, twice.reconstruction)
+    np.testing.assert_allclose(twice.difference[again], difference[again], atol=1e-6)
+    np.testing.assert_allclose(twice.saliency[again], saliency[again], atol=1e-6)
+    assert np.abs(twice.difference[again] - once.difference[again]).max() > 1e-3
+
+
+@pytest.mark.parametrize("wrong", ["no", 1, None], ids=repr)
+def test_a_second_try_is_true_or_false(images: npt.NDArray[np.float32], wrong: Any) -> None:
+    with pytest.raises(ValueError, match="second_try must be True or False"):
+        digits_explainer().explain(images[:1], second_try=wrong)
+
+
+def test_damaged_second_paths(both: tuple[cf.Explanation, cf.Explanation], tmp_path: Path) -> None:
+    both[1].save(tmp_path / "out")
+    file = tmp_path / "out" / "explanation.npz"
+    with np.load(file) as kept:
+        arrays = dict(kept)
+    row = int(np.flatnonzero(both[1].searched_again)[0])
+    for name, value in (
+        (f"second_path_{row}", np.float32(1)),
+        ("reconstructed_class", arrays["reconstructed_class"][:2]),
+    ):
+        np.savez(file, **{**arrays, name: value})
+        with pytest.raises(cf.CAEError):
+            cf.Explanation.load(tmp_path / "out")

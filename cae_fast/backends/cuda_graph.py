@@ -45,6 +45,9 @@ def capture_rounds(
 ) -> Part:
     """Captures a search so that rounds behind its end do not run: each but the first in an IF node.
 
+    What torch does before it replays a graph of its own, handing on the state of random numbers,
+    is left out: a classifier that draws some gets the same ones each time.
+
     Args:
         begin: Queues what comes before the rounds.
         rounds: Queue one round each, at least one.

@@ -162,7 +162,7 @@ def _counterfactual_measures(explainer: Explainer, found: Explanation) -> dict[s
     measured: dict[str, Float] = {
         "validity": np.where(asked, flipped.astype(float), np.nan),
         "class_kept": np.where(asked, found.reconstructed_class == found.source_class, np.nan),
-        "start_kept": np.where(asked, _class_at_start(found) == found.source_class, np.nan),
+        "start_kept": np.where(asked, found.start_class == found.source_class, np.nan),
         "l1_to_image": where_flipped(mean_l1(found.counterfactual, found.images)),
         "l1_to_reconstruction": where_flipped(mean_l1(found.counterfactual, found.reconstruction)),
         "ssim_to_image": where_flipped(ssim(found.counterfactual, found.images)),
@@ -182,15 +182,6 @@ def _counterfactual_measures(explainer: Explainer, found: Explanation) -> dict[s
             probability = softmax(explainer.classifier(frames))[:, found.reached_class[i]]
             measured["monotonicity"][i] = monotonicity(probability[None])[0]
     return measured
-
-
-def _class_at_start(found: Explanation) -> npt.NDArray[np.int64]:
-    """Classes read at t = 0 of the paths that are told of, [N]; -1 where that was not asked."""
-    read = [
-        int(logits[0].argmax()) if len(t) and t[0] == 0 else -1
-        for t, logits in zip(found.path_t, found.path_logits, strict=True)
-    ]
-    return np.array(read, dtype=np.int64)
 
 
 class _Counted:

@@ -50,6 +50,7 @@ class Case:
     map_name: str
     reconstructed: str  # class of the image decoded from its own codes
     second_path: bool
+    start_moved: bool  # to where the image is read as of its class, which it was not
 
     @property
     def has_path(self) -> bool:
@@ -121,6 +122,8 @@ def _case(explanation: Any, i: int, class_names: tuple[str, ...]) -> Case:
         exemplar_t=1 / explanation.reach,
         reconstructed=_reconstructed(explanation, i, label),
         second_path=bool(explanation.searched_again[i]),
+        start_moved=bool(explanation.searched_again[i])
+        and explanation.start_class[i] == source != explanation.reconstructed_class[i],
         reason=_reason(explanation, i),
         map_name=_map_name(explanation, i),
     )
@@ -180,10 +183,10 @@ def _secondly(case: Case) -> str:
     """What a second path is one for; "" of a first one."""
     if not case.second_path:
         return ""
-    if case.reconstructed != case.source:
+    if case.start_moved:
         return (
             f" Decoded from its own codes the image is read as “{case.reconstructed}”, so the path "
-            f"begins at the nearest code that is plainly read as “{case.source}”."
+            f"begins at a code near by that is read as “{case.source}”."
         )
     return (
         " Towards its nearest exemplars nothing flips, so the path leads to others, from the "

@@ -28,6 +28,7 @@ from cae_fast.explainer import Explainer
 from cae_fast.explanation import Explanation
 from cae_fast.images import load_images, to_uint8
 from cae_fast.manifold.choice import default_k
+from cae_fast.manifold.paths import GuidedPaths
 from cae_fast.memory import is_out_of_memory
 from cae_fast.model import CAE
 from cae_fast.serving.jobs import Job, Options, Outcome, stacked
@@ -285,17 +286,17 @@ def _path_frames(loaded: Loaded, jobs: list[Job], images: Float32) -> dict[str, 
     """A part of the frames of each job's path."""
     options = jobs[0].options
     positions = frame_positions(options)[options.frame_from : options.frame_to]
-    codes = loaded.explainer.encode(images).class_code
+    codes = loaded.explainer.encode(images).class_code.astype(np.float32)
     bank = loaded.explainer.bank
     assert bank is not None
-    for i, job in enumerate(jobs):
-        if job.rows:
-            codes[i] = average(bank, np.array([job.rows], dtype=np.int64))[0]
-    frames = loaded.explainer.path(images, codes.astype(np.float32), positions, reach=options.reach)
-    for i, job in enumerate(jobs):
-        if job.ends:
-            ends = np.array([job.ends], dtype=np.float32)
-            frames[i] = loaded.explainer.path_between(images[i : i + 1], ends, positions)[0]
+    paths = np.stack([codes, codes], axis=1)
+    for path, job in zip(paths, jobs, strict=True):
+        if job.second_path:
+            path[:] = job.second_path
+        elif job.rows:
+            end = average(bank, np.array([job.rows], dtype=np.int64))
+            path[:] = GuidedPaths("line", None, options.reach).vertices(path[:1], end)[0]
+    frames = loaded.explainer.path_between(images, paths, positions)
     return _frame_fields(loaded, frames)
 
 

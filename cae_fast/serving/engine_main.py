@@ -95,9 +95,10 @@ class EngineProcess:
             asked = packet.read(slot.view, *said["at"])
             options = Options(**asked["options"])
             jobs = [
-                Job(image, target, options, tuple(rows), tuple(map(tuple, ends)))
-                for image, target, rows, ends in zip(
-                    asked["images"], asked["targets"], asked["rows"], asked["ends"], strict=True
+                Job(image, target, options, tuple(rows), tuple(map(tuple, second)))
+                for image, target, rows, second in zip(
+                    *(asked[name] for name in ("images", "targets", "rows", "second_paths")),
+                    strict=True,
                 )
             ]
             outcome = self.core.explain(asked["name"], asked["version"], jobs)

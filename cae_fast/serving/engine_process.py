@@ -143,7 +143,7 @@ class RemoteEngine:
             "images": stacked(jobs),
             "targets": [job.target for job in jobs],
             "rows": [job.rows for job in jobs],
-            "ends": [job.ends for job in jobs],
+            "second_paths": [job.second_path for job in jobs],
         }
         try:
             at = packet.write(slot.view, asked)

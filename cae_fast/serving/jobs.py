@@ -52,15 +52,15 @@ class Job:
         target: None, a class index or "any".
         options: How.
         rows: Bank rows [k] the path leads to, for "frames"; empty where it leads nowhere.
-        ends: Class codes of both ends of the path where it is a second one, for "frames", each
-            [D]; else empty.
+        second_path: Class codes [2, D] of the path where it is a second one, for "frames"; else
+            empty.
     """
 
     image: Float32
     target: int | str | None
     options: Options
     rows: tuple[int, ...] = ()
-    ends: tuple[tuple[float, ...], ...] = ()
+    second_path: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass

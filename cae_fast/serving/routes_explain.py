@@ -208,7 +208,7 @@ async def _lines(
     if str(answer.fields["status"]) in ("non_finite", "rejected"):
         count = 0
     rows = tuple(int(row) for row in np.atleast_1d(answer.fields["exemplar"]) if row >= 0)
-    ends = tuple(tuple(map(float, code)) for code in answer.fields["second_path"])
+    second = tuple(tuple(map(float, code)) for code in answer.fields["second_path"])
     for begin in range(0, count, _FRAMES_PER_LINE):
         part = asking.job_of(
             job.image,
@@ -218,7 +218,7 @@ async def _lines(
             frame_from=begin,
             frame_to=min(begin + _FRAMES_PER_LINE, count),
         )
-        part = Job(part.image, part.target, part.options, rows, ends)
+        part = Job(part.image, part.target, part.options, rows, second)
         try:
             (frames,) = await service.explain(model, [part], timeout_s=asked.timeout_s)
             if isinstance(frames, Refused):

@@ -106,8 +106,8 @@ def donor_samples(
         images = pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1
         logits = classify(images)
         sure = softmax(logits)[:, label] >= _CONFIDENT
-        nearest = explainer.explain(images, exemplars="nearest", k=1)
-        result = explainer.explain(images, exemplars="nearest", k=exemplars)
+        nearest = explainer.explain(images, exemplars="nearest", k=1, second_try=False)
+        result = explainer.explain(images, exemplars="nearest", k=exemplars, second_try=False)
         error = np.abs(np.asarray(result.reconstruction) - images).mean(axis=(1, 2, 3))
         flipped = np.asarray(result.status) == "flipped"
         good = sure & flipped & (np.asarray(nearest.status) == "flipped")

@@ -176,7 +176,7 @@ def _explained(recipe: Recipe, explainer: Explainer, splits: Splits) -> dict[str
 
 
 def _statuses(explainer: Explainer, images: Any, target: str | None, k: int) -> dict[str, Any]:
-    result = explainer.explain(images, target=target, exemplars="nearest", k=k)
+    result = explainer.explain(images, target=target, exemplars="nearest", k=k, second_try=False)
     kinds, counts = np.unique(result.status, return_counts=True)
     statuses = {str(kind): int(n) for kind, n in zip(kinds, counts, strict=True)}
     return {"images": len(images), "statuses": statuses}

@@ -29,7 +29,7 @@ bool may_be_conditional(cudaGraphNodeType type) {
          type == cudaGraphNodeTypeMemcpy;
 }
 
-void check_nodes(cudaGraph_t graph) {
+void check_nodes(cudaGraph_t graph) {  // NOLINT(misc-no-recursion): child graphs of child graphs
   size_t count = 0;
   CAE_CUDA_CHECK(cudaGraphGetNodes(graph, nullptr, &count));
   std::vector<cudaGraphNode_t> nodes(count);
@@ -37,6 +37,11 @@ void check_nodes(cudaGraph_t graph) {
   for (cudaGraphNode_t node : nodes) {
     cudaGraphNodeType type{};
     CAE_CUDA_CHECK(cudaGraphNodeGetType(node, &type));
+    if (type == cudaGraphNodeTypeGraph) {
+      cudaGraph_t inner = nullptr;
+      CAE_CUDA_CHECK(cudaGraphChildGraphNodeGetGraph(node, &inner));
+      check_nodes(inner);
+    }
     if (!may_be_conditional(type)) {
       throw std::runtime_error("a captured graph has a node of type " +
                                std::to_string(static_cast<int>(type)) +

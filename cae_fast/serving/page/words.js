@@ -108,9 +108,10 @@ export function heading(read) {
 function secondly(read) {
   if (!read.secondPath) return "";
   const own = `“${read.label(read.source)}”`;
-  return read.reconstructed !== read.source
+  const begins = read.path.find(({ t }) => t === 0);
+  return read.reconstructed !== read.source && begins && argmax(begins.probabilities) === read.source
     ? ` Decoded from its own codes the image is read as “${read.label(read.reconstructed)}”, so the ` +
-        `path begins at the nearest code that is plainly read as ${own}.`
+        `path begins at a code near by that is read as ${own}.`
     : " Towards its nearest exemplars nothing flips, so the path leads to others, from the middle of " +
         "their class.";
 }
