@@ -85,6 +85,19 @@ class World:
         )
 
 
+def bank_of_rows(bank: cf.CodeBank, rows: npt.NDArray[np.int64]) -> cf.CodeBank:
+    """A bank of some of a bank's rows."""
+    return cf.CodeBank(
+        codes=bank.codes[rows],
+        names=[bank.names[row] for row in rows],
+        groups=[bank.groups[row] for row in rows],
+        labels=bank.labels[rows],
+        predicted=bank.predicted[rows],
+        class_names=bank.class_names,
+        model_sha256=bank.model_sha256,
+    )
+
+
 def constant(row: list[float]) -> Any:
     """A classifier that says the same of every image."""
     return lambda images: np.tile(np.array(row, dtype=np.float32), (len(images), 1))

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from explain_cases import FIELDS, OTHER, SOURCE, TARGET, World, assert_same, constant
+from explain_cases import (
+    FIELDS,
+    OTHER,
+    SOURCE,
+    TARGET,
+    World,
+    assert_same,
+    bank_of_rows,
+    constant,
+)
 
 import cae_fast as cf
 from cae_fast.manifold.choice import reliable_rows
@@ -350,15 +359,7 @@ def without_class(bank: cf.CodeBank, missing: int, left: int = 0) -> cf.CodeBank
     """The bank with only `left` usable rows of a class."""
     usable = np.flatnonzero(bank.usable & (bank.labels == missing))
     rows = np.setdiff1d(np.arange(len(bank)), usable[left:])
-    return cf.CodeBank(
-        codes=bank.codes[rows],
-        names=[bank.names[row] for row in rows],
-        groups=[bank.groups[row] for row in rows],
-        labels=bank.labels[rows],
-        predicted=bank.predicted[rows],
-        class_names=bank.class_names,
-        model_sha256=bank.model_sha256,
-    )
+    return bank_of_rows(bank, rows)
 
 
 def test_default_target_is_a_class_that_the_bank_has(world: World) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from explain_cases import FIELDS, World, assert_same, constant, digits_explainer
+from explain_cases import FIELDS, World, assert_same, bank_of_rows, constant, digits_explainer
+from second_cases import SEVEN, SeesSevens, Softly, samples
 
 import cae_fast as cf
 from cae_fast.classifier_outputs import softmax
@@ -18,33 +19,6 @@ from cae_fast.demo import model_folder
 from cae_fast.minimal_edits import minimal_edits
 from cae_fast.saliency import difference_saliency
 from cae_fast.second_search import START_PROBABILITY
-
-SEVEN = 7
-_ASTRAY = slice(0, 5)
-_NEAR = 0.01  # mean over pixels; to the originals it is 0.05 and more
-
-
-def samples() -> npt.NDArray[np.float32]:
-    files = sorted((model_folder("digits") / "samples").glob("*.png"))
-    images: npt.NDArray[np.float32] = cf.load_images(files, size=32, channels=1)
-    return images
-
-
-class SeesSevens:
-    """The bundled classifier, but near some reconstructions it sees sevens."""
-
-    def __init__(self, images: npt.NDArray[np.float32]) -> None:
-        self.real = cf.Classifier.load(model_folder("digits") / "classifier.onnx")
-        plain = digits_explainer()
-        codes = plain.encode(images[_ASTRAY])
-        self.wrong = plain.decode(codes.individual, codes.class_code)
-
-    def __call__(self, pictures: Any) -> npt.NDArray[np.float32]:
-        pictures = np.asarray(pictures)
-        logits = np.array(self.real(pictures))
-        far = [np.abs(self.wrong - one).mean(axis=(1, 2, 3)).min() for one in pictures]
-        logits[:, SEVEN] += 12 * np.exp(-((np.array(far) / _NEAR) ** 2))
-        return logits
 
 
 @pytest.fixture(scope="module")
@@ -281,16 +255,7 @@ def test_a_start_may_move_away_from_the_target(images: npt.NDArray[np.float32]) 
     assert bank is not None
     classifier = SeesSevens(images)
     own = int(whole.classifier(images[:1]).argmax())
-    rows = np.flatnonzero(bank.labels != own)
-    without = cf.CodeBank(
-        codes=bank.codes[rows],
-        names=[bank.names[row] for row in rows],
-        groups=[bank.groups[row] for row in rows],
-        labels=bank.labels[rows],
-        predicted=bank.predicted[rows],
-        class_names=bank.class_names,
-        model_sha256=bank.model_sha256,
-    )
+    without = bank_of_rows(bank, np.flatnonzero(bank.labels != own))
     explainer = cf.Explainer(whole.model, classifier, bank=without, backend="cpu")
     codes = explainer.encode(images[:5]).class_code
     found = explainer.explain(images[:5], SEVEN)
@@ -301,16 +266,6 @@ def test_a_start_may_move_away_from_the_target(images: npt.NDArray[np.float32]) 
         exemplar = without.codes[found.exemplar[i]].mean(axis=0)
         way = found.second_path[i][0] - codes[i]
         assert way @ (exemplar - codes[i]) < 0
-
-
-class Softly:
-    """A classifier whose probabilities are nearer to each other."""
-
-    def __init__(self, classifier: Any, by: float) -> None:
-        self.classifier, self.by = classifier, by
-
-    def __call__(self, pictures: Any) -> npt.NDArray[np.float32]:
-        return np.asarray(self.classifier(pictures), dtype=np.float32) / np.float32(self.by)
 
 
 @pytest.mark.parametrize("target", [SEVEN, 0, "any"])
@@ -327,29 +282,12 @@ def test_starts_of_an_unsure_classifier(images: npt.NDArray[np.float32], target:
     np.testing.assert_array_equal(twice.start_class[moved], twice.source_class[moved])
 
 
-def few_of(bank: cf.CodeBank, few: dict[int, int]) -> cf.CodeBank:
-    """The bank with at most so many rows of some classes."""
-    rows = np.concatenate(
-        [
-            np.flatnonzero(bank.labels == label)[: few.get(label, len(bank))]
-            for label in range(len(bank.class_names))
-        ]
-    )
-    return cf.CodeBank(
-        codes=bank.codes[rows],
-        names=[bank.names[row] for row in rows],
-        groups=[bank.groups[row] for row in rows],
-        labels=bank.labels[rows],
-        predicted=bank.labels[rows],
-        class_names=bank.class_names,
-        model_sha256=bank.model_sha256,
-    )
-
-
 def test_a_class_with_too_few_rows_has_no_middle() -> None:
     """Paths to any other class may lead to rows of several; a second one needs k of one class."""
     world = World(count=4)
-    bank = few_of(world.bank(), {1: 2, 2: 2})
+    bank = world.bank()
+    first = [np.flatnonzero(bank.usable & (bank.labels == label)) for label in range(3)]
+    bank = bank_of_rows(bank, np.concatenate([first[0], first[1][:2], first[2][:2]]))
     explainer = world.explainer(constant([1, 0.5, 0]), bank=bank, backend="cpu")
     asked: dict[str, Any] = {"target": "any", "k": 4, "exemplars": "nearest"}
     once = explainer.explain(world.images, second_try=False, **asked)
