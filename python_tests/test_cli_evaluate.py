@@ -56,6 +56,7 @@ def test_an_onnx_classifier_is_compared_with_what_needs_no_gradients(
         "--limit",
         "6",
         "--all-pairs",
+        "--no-second-try",
         "--json",
     )
     assert done.code == 0, done.err

@@ -250,7 +250,7 @@ def test_results_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(2)
     explainer = world.explainer()
     many = np.broadcast_to(world.images[:1], (2**42, *world.images.shape[1:]))
-    monkeypatch.setattr("cae_fast.explainer.finite_images", lambda images, shape: images)
+    monkeypatch.setattr("cae_fast.codec.finite_images", lambda images, shape: images)
     with pytest.raises(cf.OutOfMemory, match=rf"^out of memory: codes of {2**42} images do not"):
         explainer.encode(many)
 
