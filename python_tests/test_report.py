@@ -304,3 +304,33 @@ def test_plot_draws_every_status() -> None:
     titles = [axes.get_title() for axes in figure.axes[6:12]]
     assert any("Not a counterfactual" in title for title in titles)
     assert not any(title.startswith("counterfactual") for title in titles)
+
+
+@pytest.mark.parametrize(
+    ("reconstructed", "begins_as_source", "words", "tile"),
+    [
+        (0, True, "from the middle of their class", "t = 0"),
+        (
+            2,
+            True,
+            "the image is read as “[bold]third[/bold]”, so the path begins",
+            "from a code near",
+        ),
+        (2, False, "from the middle of their class", "t = 0"),  # no start was found
+    ],
+)
+def test_what_a_second_path_is_for(
+    reconstructed: int, begins_as_source: bool, words: str, tile: str
+) -> None:
+    explanation = make_explanation()[0]
+    assert "so the path" not in html_fragment(explanation, None)
+    explanation.reconstructed_class = np.array([reconstructed])
+    explanation.second_path = [np.zeros((2, 8), dtype=np.float32)]
+    if not begins_as_source:
+        explanation.path_logits[0][0] = [0, 0, 5]
+    (case,) = cases(explanation)
+    assert case.second_path
+    assert case.start_moved == ("code" in tile)
+    shown = Page(html_fragment(explanation, explanation.images)).words
+    assert words in " ".join(shown.split())
+    assert tile in shown

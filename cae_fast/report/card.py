@@ -90,7 +90,8 @@ def _tiles(
         )
         changed = case.status in ("flipped", "not_flipped")
         if case.status != "already_target":
-            note = f"t = 0, read as {case.reached}" if not changed else "t = 0"
+            note = "t = 0, from a code near the image's" if case.start_moved else "t = 0"
+            note += "" if changed else f", read as {case.reached}"
             tiles.append(_tile("Reconstruction", note, to_rgb(reconstruction)))
         if changed:
             name = "Counterfactual" if case.status == "flipped" else "Nearest point"
