@@ -87,10 +87,16 @@ def cases(explanation: Any) -> list[Case]:
     class_names = tuple(str(name) for name in explanation.class_names)
     if not class_names:
         class_names = tuple(map(str, range(np.shape(explanation.logits_source)[1])))
-    return [_case(explanation, i, class_names) for i in range(len(explanation.status))]
+    again, starts = explanation.searched_again, explanation.start_class
+    return [
+        _case(explanation, i, class_names, bool(again[i]), int(starts[i]))
+        for i in range(len(explanation.status))
+    ]
 
 
-def _case(explanation: Any, i: int, class_names: tuple[str, ...]) -> Case:
+def _case(
+    explanation: Any, i: int, class_names: tuple[str, ...], again: bool, start_class: int
+) -> Case:
     def label(class_index: int) -> str:
         if 0 <= class_index < len(class_names):
             return class_names[class_index]
@@ -121,9 +127,8 @@ def _case(explanation: Any, i: int, class_names: tuple[str, ...]) -> Case:
         exemplars=_exemplars(explanation, i),
         exemplar_t=1 / explanation.reach,
         reconstructed=_reconstructed(explanation, i, label),
-        second_path=bool(explanation.searched_again[i]),
-        start_moved=bool(explanation.searched_again[i])
-        and explanation.start_class[i] == source != explanation.reconstructed_class[i],
+        second_path=again,
+        start_moved=again and start_class == source != explanation.reconstructed_class[i],
         reason=_reason(explanation, i),
         map_name=_map_name(explanation, i),
     )
