@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ torch = pytest.importorskip("torch")
 from training_cases import tiny_folder, tiny_options  # noqa: E402
 
 from cae_fast.networks import CAEModule, ClassEncoder  # noqa: E402
-from cae_fast.training import ClassifierOptions, critic, train, warmup  # noqa: E402
+from cae_fast.training import train, warmup  # noqa: E402
 from cae_fast.training.pipeline import ImageStore, LabelledImages, read_splits  # noqa: E402
 from cae_fast.training.warmup import (  # noqa: E402
     NormedEncoder,
@@ -121,27 +120,6 @@ def test_goes_on_while_it_helps_and_keeps_the_best(
     restore_class_encoder(tmp_path / "encoder.pt", kept)
     for name, value in wanted.eval().fold().state_dict().items():
         torch.testing.assert_close(kept.state_dict()[name], value, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(("enough", "lessons"), [(0.0, 1), (1.1, 2)])
-def test_a_critic_that_is_not_good_enough_has_a_second_lesson(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: float, lessons: int
-) -> None:
-    monkeypatch.setattr(critic, "_ENOUGH", enough)
-    monkeypatch.setattr(critic, "_LESSONS", ((1, 1, 0.3), (1, 3, 0.15)))
-    monkeypatch.setattr(critic, "_FEWEST_EPOCHS", 1)
-    taught: list[float] = []
-    fit = critic.fit_classifier
-
-    def counted(network: Any, how: ClassifierOptions, *args: Any) -> None:
-        taught.append(how.noise)
-        fit(network, how, *args)
-
-    monkeypatch.setattr(critic, "fit_classifier", counted)
-    data = tiny_folder(tmp_path / "data")
-    train(tiny_options(data, tmp_path / "run", critic=None, steps=1))
-    assert taught == [0.3, 0.15][:lessons]
-    assert (tmp_path / "run" / "critic.pt2").is_file()
 
 
 def test_runs_begin_with_the_warmed_encoder_and_repeat(tmp_path: Path) -> None:

@@ -52,6 +52,9 @@ def train(
             "trained first when absent, left out with none."
         ),
     ] = None,
+    num_critics: Annotated[
+        int, typer.Option(help="Critics trained first, without --critic; each step asks one.")
+    ] = 3,
     warmup_steps: Annotated[
         int,
         typer.Option(

@@ -30,8 +30,9 @@ from .options import ClassifierOptions, TrainOptions
 from .pipeline import LabelledImages
 from .promises import doubt_of
 
-# Images seen, epochs at most, and the largest standard deviation of the noise added to the images.
-# The second is for classes that a small thing tells: much noise hides it for long.
+# Images seen, epochs at most, and the largest standard deviation of the noise added to the images
+# of a run's first critic. The second is for classes that a small thing tells: much noise hides it
+# for long.
 _LESSONS = ((16_000, 30, 0.3), (48_000, 90, 0.15))
 _ENOUGH = 0.9  # balanced accuracy, with which there is no second
 _FEWEST_EPOCHS = 3
@@ -170,6 +171,8 @@ def train_critic(
     class_names: Sequence[str],
     device: torch.device,
     say: Callable[[str], None],
+    *,
+    number: int = 0,
 ) -> None:
     """Trains a small classifier on the labels of the run and writes it.
 
@@ -181,6 +184,7 @@ def train_critic(
         class_names: K names.
         device: Where to train.
         say: Told how well it does.
+        number: Which of the run's; all but the first, 0, see no noise in training.
     """
     channels = train.store.images([0]).shape[1]
     best, kept = -1.0, None
@@ -192,8 +196,8 @@ def train_critic(
             epochs=epochs,
             patience=epochs,
             augment=options.augment,
-            noise=noise,
-            seed=options.seed + 1,
+            noise=0.0 if number else noise,
+            seed=options.seed + 1 + number,
             quiet=True,
         )
         network, reached = _taught(how, train, held, channels, len(class_names), device)
@@ -211,7 +215,8 @@ def train_critic(
     }
     write_pt2(kept.cpu(), path, metadata)
     say(
-        f"trained a critic: balanced accuracy {best:.2f} on {len(held.store)} held-out images"
+        f"trained a critic{' without noise' if number else ''}: balanced accuracy {best:.2f} on "
+        f"{len(held.store)} held-out images"
         f"{doubt_of(best, len(class_names))}"
     )
 

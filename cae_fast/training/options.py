@@ -19,6 +19,7 @@ from ..errors import CAEError
 #: Images [N, C, S, S], float32 in [-1, 1], to logits [N, K].
 Classify = Callable[[Any], Any]
 
+MOST_CRITICS = 8
 #: The critic of a run that shall have none.
 NO_CRITIC = "none"
 
@@ -119,6 +120,8 @@ class TrainOptions:
             is trained first and kept in the run. A .pt2 file written by `train_classifier`: best
             another one than `classifier`, so that the measured swap success is not trained for
             directly. "none": no critic, as in the method's papers; many more steps are needed.
+        num_critics: Critics that a run trains where none is given, 1 to 8; each step asks one. What
+            is drawn for a single one, other classifiers follow less well.
         warmup_steps: Steps in which the class encoder is first trained alone, with batch norms that
             are then folded into its convolutions; in the run it then learns at a tenth of the
             rate. 0: none.
@@ -160,6 +163,7 @@ class TrainOptions:
     labels: Labels = "folder"
     classifier: str | os.PathLike[str] | Classify | None = None
     critic: str | os.PathLike[str] | None = None
+    num_critics: int = 3
     warmup_steps: int = 1000
     weights: LossWeights = field(default_factory=LossWeights)
     augment: Augment = "flip"
@@ -194,6 +198,7 @@ class TrainOptions:
         _integer("steps", self.steps, 1, 10**9)
         _integer("batch_size", self.batch_size, 1, 65_536)
         _integer("warmup_steps", self.warmup_steps, 0, 10**9)
+        _integer("num_critics", self.num_critics, 1, MOST_CRITICS)
         _number("learning_rate", self.learning_rate, 0.0, 1.0, above=True)
         _number("weight_decay", self.weight_decay, 0.0, 1.0)
         _choice("schedule", self.schedule, ("cosine", "halving", "constant"))

@@ -17,21 +17,25 @@ import torch
 from ..errors import CAEError
 from ..files import atomic_write, check_output_directory
 from ..model import CAEConfig
+from .options import MOST_CRITICS, TrainOptions
 
 if TYPE_CHECKING:
-    from .options import TrainOptions
     from .pipeline import Splits
     from .state import TrainingState
 
-CRITIC = "critic.pt2"
 CLASS_ENCODER = "class_encoder.pt"  # after its warm-up
-_OWN_FILES = ("config.json", "log.csv", "model.safetensors", CRITIC, CLASS_ENCODER)
+_OWN_FILES = ("config.json", "log.csv", "model.safetensors", CLASS_ENCODER)
 _OWN_FOLDERS = ("checkpoints", "samples", "tensorboard")
 # Options that may differ between a run and its continuation.
 _FREE = {"data", "out", "classifier", "critic"}  # folders move; the data are told by their hash
 _FREE |= {"resume", "overwrite", "quiet", "device", "compile_networks", "cache_bytes"}
 _FREE |= {"log_every", "sample_every", "checkpoint_every"}
 _FREE |= {"steps"}  # a run may be made longer; its rates then follow the new length
+
+
+def critic_name(number: int) -> str:
+    """File of a run's own critic; the first has number 0."""
+    return "critic.pt2" if number == 0 else f"critic_{number + 1}.pt2"
 
 
 def prepare_run(out: Path, options: TrainOptions, config: CAEConfig, *, write: bool) -> None:
@@ -52,7 +56,8 @@ def prepare_run(out: Path, options: TrainOptions, config: CAEConfig, *, write: b
         return
     check_output_directory(out, overwrite=options.overwrite, resume=options.resume)
     if options.overwrite:
-        for name in _OWN_FILES:
+        critics = (critic_name(number) for number in range(MOST_CRITICS))
+        for name in (*_OWN_FILES, *critics):
             (out / name).unlink(missing_ok=True)
         for name in _OWN_FOLDERS:
             shutil.rmtree(out / name, ignore_errors=True)

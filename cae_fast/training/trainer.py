@@ -23,7 +23,8 @@ from ..model import CAE, CAEConfig
 from . import judges
 from .augmentation import augmented
 from .checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
-from .critic import Critic, load_critic, train_critic
+from .critic import load_critic
+from .critics import Critics, own_critics
 from .devices import choose_device
 from .distributed import Processes
 from .grids import write_swaps
@@ -40,7 +41,6 @@ from .pipeline import (
 from .promises import measure_promises, score_of, warn_of
 from .run_folder import (
     CLASS_ENCODER,
-    CRITIC,
     check_same_run,
     data_fingerprint,
     prepare_run,
@@ -106,9 +106,9 @@ class _Run:
         classifier, self.judge = None, "discriminator"
         if options.classifier is not None:
             classifier, self.judge = judges.load_classifier(options.classifier, names)
-        self.critic: Critic | None = None
+        self.critics: Critics | None = None
         if options.critic is not None and os.fspath(options.critic) != NO_CRITIC:
-            self.critic = load_critic(options.critic, names, channels, self.device)
+            self.critics = Critics([load_critic(options.critic, names, channels, self.device)])
         self.out = Path(options.out)
         if processes.first:  # the others may come when the first has begun to write
             check_output_directory(self.out, overwrite=options.overwrite, resume=options.resume)
@@ -131,20 +131,30 @@ class _Run:
         )
         with processes.in_turn():  # nothing is written or removed before the data proved good
             prepare_run(self.out, options, self.config, write=processes.first)
-            if self.critic is None and options.critic is None and options.weights.critic:
-                self.critic = self._own_critic(held)
-        if classifier is None and self.critic is not None:
+            if options.critic is None and options.weights.critic:
+                self.critics = own_critics(
+                    self.out,
+                    options,
+                    LabelledImages(self.store, self.labels),
+                    LabelledImages(held, self.held_labels),
+                    names,
+                    self.device,
+                    self._say,
+                    write=processes.first,
+                )
+        critic = None if self.critics is None else self.critics.first
+        if classifier is None and critic is not None:
             self.judge = "critic"
         chosen = _some(len(held), _HELD_OUT_LIMIT)
         self.held = held.images(chosen).to(self.device)
         self.all_held_labels, self.held_labels = self.held_labels, self.held_labels[chosen]
         chosen = _some(len(self.store), _HELD_OUT_LIMIT)
         self.known = (self.store.images(chosen).to(self.device), self.labels[chosen])
-        if self.critic is not None:
+        if self.critics is not None:
             images, labels = self.known
-            self.critic.choose_noise(images, torch.from_numpy(labels).to(self.device))
+            self.critics.choose_noise(images, torch.from_numpy(labels).to(self.device))
         torch.manual_seed(options.seed)
-        self.state = TrainingState(self.config, options, self.device, self.critic)
+        self.state = TrainingState(self.config, options, self.device, critic)
         if options.warmup_steps:
             with processes.in_turn():
                 self._warm_up(held)
@@ -152,26 +162,11 @@ class _Run:
             self.classify = judges.as_torch(classifier, len(names))
         else:
             head = judges.discriminator_head(self.state.discriminator)
-            self.classify = head if self.critic is None else self.critic
+            self.classify = head if critic is None else critic
         if options.compile_networks:
             self.state.generator.compile()
-            if self.critic is None:  # torch.compile knows no second derivatives
+            if critic is None:  # torch.compile knows no second derivatives
                 self.state.discriminator.compile()
-
-    def _own_critic(self, held: ImageStore) -> Critic:
-        """Loads the run's own critic; the first process trains it where it is not there yet."""
-        path, config = self.out / CRITIC, self.config
-        if self.processes.first and not path.exists():
-            train_critic(
-                path,
-                self.options,
-                LabelledImages(self.store, self.labels),
-                LabelledImages(held, self.held_labels),
-                config.class_names,
-                self.device,
-                self._say,
-            )
-        return load_critic(path, config.class_names, config.in_channels, self.device)
 
     def _warm_up(self, held: ImageStore) -> None:
         """Loads the class encoder; the first process trains it where it is not there yet."""
@@ -266,7 +261,8 @@ class _Run:
         state.update_discriminator(weighted_sum(judged, weights))
         discriminator.requires_grad_(False)
         with self._autocast():
-            losses = generator_losses(state.generator, state.adversary, swap, weights, self.critic)
+            critic = None if self.critics is None else self.critics.draw()
+            losses = generator_losses(state.generator, state.adversary, swap, weights, critic)
         total = weighted_sum(losses, weights)
         state.update_generator(total)
         discriminator.requires_grad_(True)
@@ -345,7 +341,7 @@ class _Run:
         )
         if not self.store.cached:
             journal.say("the images do not fit in memory: they are read again as needed")
-        if self.critic is not None and not self.critic.noise:
+        if self.critics is not None and not self.critics.first.noise:
             journal.say(
                 "the critic does not stand noise, and may be pleased by patterns that nobody sees: "
                 "leave --critic out, and one that does is trained"
