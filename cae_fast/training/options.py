@@ -116,8 +116,8 @@ class TrainOptions:
         labels: "folder" or "classifier": train on the classes that `classifier` predicts.
         classifier: The classifier to be explained: a file, or a callable from images
             [N, C, S, S] (NumPy, float32, [-1, 1]) to logits [N, K]. It measures the promises.
-        critic: A frozen classifier that adds a class loss for decoded images. None: a small one
-            is trained first and kept in the run. A .pt2 file written by `train_classifier`: best
+        critic: A frozen classifier that adds a class loss for decoded images. None: small ones
+            are trained first and kept in the run. A .pt2 file written by `train_classifier`: best
             another one than `classifier`, so that the measured swap success is not trained for
             directly. "none": no critic, as in the method's papers; many more steps are needed.
         num_critics: Critics that a run trains where none is given, 1 to 8; each step asks one. What
