@@ -81,6 +81,10 @@ def test_an_onnx_classifier_is_compared_with_what_needs_no_gradients(
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "occlusion" in page
     assert "Flips of all pairs" in page
+    assert "take pixels away tell the truth" in page
+    assert "too few images with a mask to say" in page
+    assert found["truth", "mask", "deletion"]["images"] == 6
+    assert "deletion, asked about the masks themselves: too few" in done.err
     for picture in ("maps.png", "measures.png"):
         assert Image.open(out / picture).size[0] > 300
 

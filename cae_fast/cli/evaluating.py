@@ -98,6 +98,7 @@ def evaluate(
     from cae_fast.evaluation.page import write_report
     from cae_fast.evaluation.result import Settings
     from cae_fast.evaluation.run import evaluate as measure
+    from cae_fast.evaluation.truth import VERDICTS, verdicts
     from cae_fast.explainer import Explainer
     from cae_fast.files import check_output_directory
     from cae_fast.model import CAE
@@ -186,6 +187,9 @@ def evaluate(
     )
     for name, why in result.left_out.items():
         printed.warn(f"left out {name}: {why}")
+    for name, said in verdicts(rows).items():
+        if said != "tells":
+            printed.warn(f"{name}, asked about the masks themselves: {VERDICTS[said]}")
     _print(printed, rows, result.notes, result.left_out, out, result.accuracy)
 
 

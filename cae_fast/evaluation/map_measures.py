@@ -97,6 +97,23 @@ def perturbation_curves(
     return Curves(deletion, insertion, aopc)
 
 
+def fill_measures(
+    images: npt.NDArray[np.float32],
+    maps: Float,
+    classes: npt.NDArray[np.int64],
+    classify: Classify,
+    *,
+    seed: int = 0,
+) -> dict[str, Float]:
+    """Areas under deletion and insertion curves, and AOPC, each [N]; see `perturbation_curves`."""
+    curves = perturbation_curves(images, maps, classes, classify, seed=seed)
+    return {
+        "deletion": area_under(curves.deletion),
+        "insertion": area_under(curves.insertion),
+        "aopc": curves.aopc,
+    }
+
+
 def area_under(curves: Float) -> Float:
     """Area under curves [N, T + 1] over [0, 1], by trapezoids, [N]."""
     area: Float = np.trapezoid(curves, dx=1 / (curves.shape[1] - 1), axis=1)

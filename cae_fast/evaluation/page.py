@@ -20,6 +20,7 @@ from ..report.pictures import data_uri
 from .baselines import OWN_METHODS, TITLES
 from .result import MAP_MEASURES, Evaluation
 from .tables import csv_text, image_rows, plain, summary_rows
+from .truth import FILL_MEASURES, VERDICTS, verdicts
 
 _EXAMPLES = 12
 _MASK_COLOUR = (64, 224, 208)
@@ -148,6 +149,7 @@ def page_html(
         f'<h2>Saliency maps</h2><div class="wide">{_map_table(result, rows)}</div>'
         + (f"<h3>Left out</h3><ul>{left}</ul>" if left else "")
         + f'<figure><img alt="Measures by method" src="{data_uri(chart)}"></figure>'
+        f"{_truth_table(rows)}"
         f"{_sanity_table(result, rows)}"
         "<h2>Maps of the first images of each class</h2>"
         "<p>Turquoise: rim of the mask. Maps that are zero everywhere are drawn plain.</p>"
@@ -229,6 +231,33 @@ def _map_table(result: Evaluation, rows: Sequence[Mapping[str, Any]]) -> str:
         for method in methods
     )
     return f"<table><tr><th>method</th>{head}</tr>{lines}</table>"
+
+
+def _truth_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Maps of the masks themselves by the measures that take pixels away; empty without masks."""
+    said = verdicts(rows)
+    if not said:
+        return ""
+    found = {(r["method"], r["measure"]): r for r in rows if r["kind"] == "truth"}
+    names = {"mask": "the mask itself", "outside": "all but the mask"} | TITLES
+    head = "".join(
+        f"<th>{measure}<br><small>{VERDICTS[said[measure]]}</small></th>"
+        for measure in FILL_MEASURES
+    )
+    lines = "".join(
+        f"<tr><td>{escape(names[method])}</td>"
+        + "".join(f"<td>{_number(found[method, measure])}</td>" for measure in FILL_MEASURES)
+        + "</tr>"
+        for method in dict.fromkeys(method for method, _ in found)
+        if method != "advantage"
+    )
+    return (
+        "<h2>Do measures that take pixels away tell the truth?</h2>"
+        f"<p>{found['mask', FILL_MEASURES[0]]['images']} images with a mask, which are measured as "
+        "if they were maps. A measure that does not place the mask before all else says nothing "
+        "about maps of these images, if the classifier uses what the masks show.</p>"
+        f"<table><tr><th>map</th>{head}</tr>{lines}</table>"
+    )
 
 
 def _sanity_table(result: Evaluation, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -94,6 +94,7 @@ class Evaluation:
         counterfactual: Measures of counterfactuals, each [N], NaN where not defined.
         maps: Saliency [N, S, S] by method.
         measures: By method, then measure, [N].
+        truth: The same of maps of the masks and of all else; see `truth.measure_truth`.
         left_out: Methods that did not run, with reasons.
         pairs: Share flipped [K, K], from row to column, and images of each; None where not asked.
         sanity: Comparisons with randomised classifiers, from one layer to all.
@@ -112,6 +113,7 @@ class Evaluation:
     counterfactual: dict[str, Float]
     maps: dict[str, Float] = field(default_factory=dict)
     measures: dict[str, dict[str, Float]] = field(default_factory=dict)
+    truth: dict[str, dict[str, Float]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     pairs: tuple[Float, npt.NDArray[np.int64]] | None = None
     sanity: list[SanityStage] = field(default_factory=list)

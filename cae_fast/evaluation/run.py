@@ -20,11 +20,10 @@ from ..maps import PATH_FRAMES
 from .baselines import BLIND_METHODS, METHODS, OWN_METHODS, Attribute, make_baseline
 from .differentiable import differentiable
 from .map_measures import (
-    area_under,
     best_iou,
     energy_inside,
+    fill_measures,
     mask_auc,
-    perturbation_curves,
     pointing,
 )
 from .own_maps import own_maps
@@ -32,6 +31,7 @@ from .picture_measures import changed_share, code_realism, mean_l1, monotonicity
 from .result import Evaluation, Float, Mask, Settings, judge_classifier
 from .sanity_run import check_sanity
 from .timing import seconds_by_turns
+from .truth import measure_truth
 
 _BACKGROUND = 16
 _SAID = ("flipped", "not_flipped", "reconstruction_flips")
@@ -121,6 +121,11 @@ def evaluate(
         say(f"measuring {name}")
         result.measures[name] = _map_measures(result, name, explainer, settings.seed)
         result.measures[name]["classified"] = classified
+    if any(mask is not None for mask in result.masks):
+        say("measuring the masks themselves")
+        result.truth = measure_truth(
+            images, result.masks, classes, explainer.classifier, seed=settings.seed
+        )
     say("timing")
     for name, seconds in seconds_by_turns(explainer, images, classes, settings, methods).items():
         result.measures[name]["seconds"] = np.full(len(images), seconds)
@@ -245,14 +250,7 @@ def _map_measures(
     result: Evaluation, name: str, explainer: Explainer, seed: int
 ) -> dict[str, Float]:
     maps = result.maps[name]
-    curves = perturbation_curves(
-        result.images, maps, result.classes, explainer.classifier, seed=seed
-    )
-    measured: dict[str, Float] = {
-        "deletion": area_under(curves.deletion),
-        "insertion": area_under(curves.insertion),
-        "aopc": curves.aopc,
-    }
+    measured = fill_measures(result.images, maps, result.classes, explainer.classifier, seed=seed)
     if any(mask is not None for mask in result.masks):
         for measure, function in (
             ("pointing", pointing),

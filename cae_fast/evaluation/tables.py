@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .bootstrap import bootstrap_mean
-from .result import Evaluation
+from .result import Evaluation, Float
+from .truth import FILL_MEASURES, advantage
 
 _DIGITS = 6
 
@@ -19,7 +20,10 @@ _DIGITS = 6
 def summary_rows(result: Evaluation, *, draws: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
     """One row a method and measure: mean, 95 % interval, images.
 
-    Rows of kind "difference" are the CAE's value minus the method's, image by image.
+    Rows of kind "difference" are the CAE's value minus the method's, image by image. Where images
+    have masks, rows of kind "truth" are of these images alone, and by the measures that take pixels
+    away: of maps of the mask, of all outside it, of the mask's advantage image by image, and of the
+    methods.
     """
     rows = [
         _row("counterfactual", "cae", measure, values, result, draws, seed)
@@ -33,11 +37,27 @@ def summary_rows(result: Evaluation, *, draws: int = 2000, seed: int = 0) -> lis
             if name != "cae" and "cae" in result.measures and measure != "classified":
                 apart = result.measures["cae"][measure] - values
                 rows.append(_row("difference", name, measure, apart, result, draws, seed))
+    for name, measure, values in _truth(result):
+        rows.append(_row("truth", name, measure, values, result, draws, seed))
     for stage in result.sanity:
         measure = f"rank_correlation:{stage.layers}"
         for name, values in stage.correlation.items():
             rows.append(_row("sanity", name, measure, values, result, draws, seed))
     return rows
+
+
+def _truth(result: Evaluation) -> Iterator[tuple[str, str, Float]]:
+    """Map, measure and values of the images with a mask."""
+    if not result.truth:
+        return
+    masked = np.array([mask is not None for mask in result.masks])
+    for measure in FILL_MEASURES:
+        inside, outside = (result.truth[name][measure] for name in ("mask", "outside"))
+        yield "mask", measure, inside
+        yield "outside", measure, outside
+        yield "advantage", measure, advantage(measure, inside, outside)
+        for name, measures in result.measures.items():
+            yield name, measure, np.where(masked, measures[measure], np.nan)
 
 
 def _row(
