@@ -12,6 +12,7 @@ import typer
 
 from cae_fast.cli.output import AsJson, Output, Quiet, output_file
 from cae_fast.files import made_parents
+from cae_fast.training.options import default_by_size
 
 _IGNORED_PRINTED = 3
 
@@ -31,12 +32,25 @@ def train(
     in_channels: Annotated[
         int | None, typer.Option(help="Image channels; by default as the images have.")
     ] = None,
-    channels: Annotated[int, typer.Option(help="Width of the networks.")] = 64,
-    num_blocks: Annotated[int, typer.Option(help="Residual blocks.")] = 6,
+    channels: Annotated[
+        int | None,
+        typer.Option(help="Width of the networks.", show_default=default_by_size("channels")),
+    ] = None,
+    num_blocks: Annotated[
+        int | None,
+        typer.Option(help="Residual blocks.", show_default=default_by_size("num_blocks")),
+    ] = None,
     code_dim: Annotated[int, typer.Option(help="Length of the class code.")] = 8,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 20_000,
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps.", show_default=default_by_size("steps"))
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Image pairs per step.")] = 4,
-    learning_rate: Annotated[float, typer.Option(help="Rate of Adam at the start.")] = 2e-4,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Rate of Adam at the start.", show_default=default_by_size("learning_rate")
+        ),
+    ] = None,
     schedule: Annotated[str, typer.Option(help="cosine, halving or constant.")] = "cosine",
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     labels: Annotated[
@@ -88,7 +102,7 @@ def train(
     if int(os.environ.get("RANK", "0")) > 0:
         return
     printed = Output(quiet=quiet, as_json=as_json)
-    printed.result({"model": str(model), "run": str(out), "steps": steps})
+    printed.result({"model": str(model), "run": str(out), "steps": options.steps})
 
 
 def train_classifier(
