@@ -49,7 +49,8 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.
 text-align:right;border-bottom:1px solid #ddd8cc}th:first-child,td:first-child{text-align:left}
 td small{color:#7a7668}.best{font-weight:700}.note{background:#fff1d6;padding:.5rem .8rem;
 border-left:4px solid #b4500f}img{max-width:100%;image-rendering:pixelated}figure{margin:1rem 0}
-div.wide{overflow-x:auto}code{background:#efece3;padding:.1rem .3rem}
+div.wide{overflow-x:auto}.wide td,.wide th{padding:.3rem .4rem}
+.wide td small{display:block;white-space:nowrap}code{background:#efece3;padding:.1rem .3rem}
 """
 
 
@@ -256,7 +257,7 @@ def _truth_table(rows: Sequence[Mapping[str, Any]]) -> str:
         f"<p>{found['mask', FILL_MEASURES[0]]['images']} images with a mask, which are measured as "
         "if they were maps. A measure that does not place the mask before all else says nothing "
         "about maps of these images, if the classifier uses what the masks show.</p>"
-        f"<table><tr><th>map</th>{head}</tr>{lines}</table>"
+        f'<div class="wide"><table><tr><th>map</th>{head}</tr>{lines}</table></div>'
     )
 
 
