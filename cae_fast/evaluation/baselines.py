@@ -33,7 +33,7 @@ OWN_METHODS = {
     "cae-evidence": "evidence",
 }
 TITLES = {
-    "cae": "class association embedding",
+    "cae": "CAE, the change",
     "cae-mean-k": "CAE, mean of k",
     "cae-weighted": "CAE, path-weighted",
     "cae-smooth": "CAE, smoothed",
