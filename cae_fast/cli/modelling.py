@@ -34,21 +34,21 @@ def train(
     ] = None,
     channels: Annotated[
         int | None,
-        typer.Option(help="Width of the networks.", show_default=default_by_size("channels")),
+        typer.Option(help=f"Width of the networks; by default {default_by_size('channels')}."),
     ] = None,
     num_blocks: Annotated[
         int | None,
-        typer.Option(help="Residual blocks.", show_default=default_by_size("num_blocks")),
+        typer.Option(help=f"Residual blocks; by default {default_by_size('num_blocks')}."),
     ] = None,
     code_dim: Annotated[int, typer.Option(help="Length of the class code.")] = 8,
     steps: Annotated[
-        int | None, typer.Option(help="Training steps.", show_default=default_by_size("steps"))
+        int | None, typer.Option(help=f"Training steps; by default {default_by_size('steps')}.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Image pairs per step.")] = 4,
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Rate of Adam at the start.", show_default=default_by_size("learning_rate")
+            help=f"Rate of Adam at the start; by default {default_by_size('learning_rate')}."
         ),
     ] = None,
     schedule: Annotated[str, typer.Option(help="cosine, halving or constant.")] = "cosine",
