@@ -84,7 +84,7 @@ def test_an_onnx_classifier_is_compared_with_what_needs_no_gradients(
     assert "take pixels away tell the truth" in page
     assert "too few images with a mask to say" in page
     assert found["truth", "mask", "deletion"]["images"] == 6
-    assert "deletion, asked about the masks themselves: too few" in done.err
+    assert "deletion, asked about the masks: too few" in done.err
     for picture in ("maps.png", "measures.png"):
         assert Image.open(out / picture).size[0] > 300
 

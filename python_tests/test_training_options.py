@@ -57,8 +57,13 @@ def test_what_is_not_given_follows_the_size(
     assert free == TrainOptions(data="data", out="out", image_size=image_size, **arguments)
     given = TrainOptions(data="data", out="out", image_size=image_size, channels=8, steps=3)
     assert (given.channels, given.num_blocks, given.steps) == (8, blocks, 3)
+
+
+def test_defaults_by_size_are_told_in_words() -> None:
     assert default_by_size("channels") == "16 up to 32 pixels, 32 up to 96, then 64"
+    assert default_by_size("num_blocks") == "2 up to 32 pixels, 4 up to 96, then 6"
     assert default_by_size("steps") == "2000 up to 96 pixels, then 20000"
+    assert default_by_size("learning_rate") == "0.0004 up to 96 pixels, then 0.0002"
 
 
 def test_wrong_loss_weights_are_refused() -> None:

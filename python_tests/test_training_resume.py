@@ -103,6 +103,18 @@ def test_a_finished_run_can_be_made_longer(tmp_path: Path) -> None:
     assert cf.CAE.load(longer).sha256 == cf.CAE.load(whole).sha256
 
 
+def test_a_run_is_not_cut_short_by_what_is_not_given(tmp_path: Path) -> None:
+    """What follows the size where it is not given is as the run was begun, when it is resumed."""
+    data = tiny_folder(tmp_path / "data")
+    quiet_train(data, tmp_path / "run", steps=2, learning_rate=1e-3)
+    free: dict[str, Any] = dict.fromkeys(("steps", "channels", "num_blocks", "learning_rate"))
+    resumed = tiny_options(data, tmp_path / "run", resume=True, **free)
+    assert (resumed.steps, resumed.channels, resumed.learning_rate) == (2, 4, 1e-3)
+    assert tiny_options(data, tmp_path / "run", **free).steps == 2000
+    with pytest.raises(CAEError, match=r"last\.pt is at step 2, beyond steps 1; give as many"):
+        quiet_train(data, tmp_path / "run", steps=1, resume=True)
+
+
 def test_existing_run_is_refused_and_replaced_on_request(tmp_path: Path) -> None:
     data = tiny_folder(tmp_path / "data")
     quiet_train(data, tmp_path / "run", steps=2)

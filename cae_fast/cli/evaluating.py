@@ -187,9 +187,9 @@ def evaluate(
     )
     for name, why in result.left_out.items():
         printed.warn(f"left out {name}: {why}")
-    for name, said in verdicts(rows).items():
-        if said != "tells":
-            printed.warn(f"{name}, asked about the masks themselves: {VERDICTS[said]}")
+    for name, verdict in verdicts(result, draws=draws, seed=seed).items():
+        if verdict.said != "tells":
+            printed.warn(f"{name}, asked about the masks: {VERDICTS[verdict.said]}")
     _print(printed, rows, result.notes, result.left_out, out, result.accuracy)
 
 

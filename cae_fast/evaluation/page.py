@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from ..report.pictures import data_uri
 from .baselines import BLIND_METHODS, OWN_METHODS, TITLES
 from .result import MAP_MEASURES, Evaluation
 from .tables import csv_text, image_rows, plain, summary_rows
-from .truth import FILL_MEASURES, VERDICTS, verdicts
+from .truth import FILL_MEASURES, VERDICTS, Verdict, verdicts
 
 _EXAMPLES = 12
 _MASK_COLOUR = (64, 224, 208)
@@ -82,6 +83,7 @@ def write_report(
         MissingExtra: matplotlib is not installed.
     """
     rows = summary_rows(result, draws=draws, seed=seed)
+    told = verdicts(result, draws=draws, seed=seed)
     grid = examples_png(result)
     chart = _chart_png(result, rows)
     pairs = None
@@ -104,11 +106,12 @@ def write_report(
             }
             for stage in result.sanity
         ],
+        "truth": {measure: dataclasses.asdict(each) for measure, each in told.items()},
         "summary": rows,
     }
     with atomic_directory(folder, overwrite=overwrite) as beside:
         (beside / "index.html").write_text(
-            page_html(result, rows, title, about, grid, chart), encoding="utf-8"
+            page_html(result, rows, told, title, about, grid, chart), encoding="utf-8"
         )
         (beside / "summary.csv").write_text(csv_text(rows), encoding="utf-8")
         (beside / "images.csv").write_text(csv_text(image_rows(result)), encoding="utf-8")
@@ -124,6 +127,7 @@ def write_report(
 def page_html(
     result: Evaluation,
     rows: Sequence[Mapping[str, Any]],
+    said: Mapping[str, Verdict],
     title: str,
     about: Mapping[str, Any],
     grid: bytes,
@@ -152,7 +156,7 @@ def page_html(
         f'<div class="wide">{_map_table(result, rows)}</div>'
         + (f"<h3>Left out</h3><ul>{left}</ul>" if left else "")
         + f'<figure><img alt="Measures by method" src="{data_uri(chart)}"></figure>'
-        f"{_truth_table(rows)}"
+        f"{_truth_table(rows, said)}"
         f"{_sanity_table(result, rows)}"
         "<h2>Maps of the first images of each class</h2>"
         f"<p>{'Turquoise: rim of the mask. ' if masked else ''}"
@@ -166,7 +170,7 @@ def page_html(
 def _number(row: Mapping[str, Any] | None) -> str:
     if row is None or row["mean"] is None:
         return "–"
-    if row["low"] == row["high"]:  # all images alike, or one measurement for all
+    if row["measure"] == "seconds":  # one measurement for all images
         return f"{row['mean']:.3g}"
     return f"{row['mean']:.3g} <small>[{row['low']:.3g}, {row['high']:.3g}]</small>"
 
@@ -241,15 +245,14 @@ def _map_table(result: Evaluation, rows: Sequence[Mapping[str, Any]]) -> str:
     return f"<table><tr><th>method</th>{head}</tr>{lines}</table>"
 
 
-def _truth_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def _truth_table(rows: Sequence[Mapping[str, Any]], said: Mapping[str, Verdict]) -> str:
     """Maps of the masks themselves by the measures that take pixels away; empty without masks."""
-    said = verdicts(rows)
     if not said:
         return ""
     found = {(r["method"], r["measure"]): r for r in rows if r["kind"] == "truth"}
-    names = {"mask": "the mask itself", "outside": "all but the mask"} | TITLES
+    names = {"mask": "the mask", "outside": "all but the mask", "random": "random order"} | TITLES
     head = "".join(
-        f"<th>{measure}<br><small>{VERDICTS[said[measure]]}</small></th>"
+        f"<th>{measure}<br><small>{VERDICTS[said[measure].said]}</small></th>"
         for measure in FILL_MEASURES
     )
     lines = "".join(
@@ -257,13 +260,13 @@ def _truth_table(rows: Sequence[Mapping[str, Any]]) -> str:
         + "".join(f"<td>{_number(found[method, measure])}</td>" for measure in FILL_MEASURES)
         + "</tr>"
         for method in dict.fromkeys(method for method, _ in found)
-        if method != "advantage"
     )
     return (
         "<h2>Do measures that take pixels away tell the truth?</h2>"
-        f"<p>{found['mask', FILL_MEASURES[0]]['images']} images with a mask, which are measured as "
-        "if they were maps. A measure that does not place the mask before all else says nothing "
-        "about maps of these images, if the classifier uses what the masks show.</p>"
+        f"<p>{found['mask', FILL_MEASURES[0]]['images']} images with a mask that the classifier "
+        "reads rightly; the masks are measured as if they were maps. A measure that does not place "
+        "them before all else, and before random pixels, says nothing about maps of these images, "
+        "if the classifier uses what the masks show.</p>"
         f'<div class="wide"><table><tr><th>map</th>{head}</tr>{lines}</table></div>'
     )
 

@@ -124,7 +124,7 @@ def evaluate(
     if any(mask is not None for mask in result.masks):
         say("measuring the masks themselves")
         result.truth = measure_truth(
-            images, result.masks, classes, explainer.classifier, seed=settings.seed
+            images, result.masks, part.labels, classes, explainer.classifier, seed=settings.seed
         )
     say("timing")
     for name, seconds in seconds_by_turns(explainer, images, classes, settings, methods).items():

@@ -12,7 +12,7 @@ import numpy as np
 
 from .bootstrap import bootstrap_mean
 from .result import Evaluation, Float
-from .truth import FILL_MEASURES, advantage
+from .truth import FILL_MEASURES, TRUTH_MAPS
 
 _DIGITS = 6
 
@@ -20,10 +20,9 @@ _DIGITS = 6
 def summary_rows(result: Evaluation, *, draws: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
     """One row a method and measure: mean, 95 % interval, images.
 
-    Rows of kind "difference" are the CAE's value minus the method's, image by image. Where images
-    have masks, rows of kind "truth" are of these images alone, and by the measures that take pixels
-    away: of maps of the mask, of all outside it, of the mask's advantage image by image, and of the
-    methods.
+    Rows of kind "difference" are the CAE's value minus the method's, image by image. Rows of kind
+    "truth" are of images with a mask alone (see `truth.measure_truth`) and by the measures that
+    take pixels away: of maps of the mask, of all else and of nothing, and of the methods.
     """
     rows = [
         _row("counterfactual", "cae", measure, values, result, draws, seed)
@@ -47,17 +46,15 @@ def summary_rows(result: Evaluation, *, draws: int = 2000, seed: int = 0) -> lis
 
 
 def _truth(result: Evaluation) -> Iterator[tuple[str, str, Float]]:
-    """Map, measure and values of the images with a mask."""
+    """Map, measure and values of the images whose masks were measured."""
     if not result.truth:
         return
-    masked = np.array([mask is not None for mask in result.masks])
     for measure in FILL_MEASURES:
-        inside, outside = (result.truth[name][measure] for name in ("mask", "outside"))
-        yield "mask", measure, inside
-        yield "outside", measure, outside
-        yield "advantage", measure, advantage(measure, inside, outside)
+        known = np.isfinite(result.truth[TRUTH_MAPS[0]][measure])
+        for name in TRUTH_MAPS:
+            yield name, measure, result.truth[name][measure]
         for name, measures in result.measures.items():
-            yield name, measure, np.where(masked, measures[measure], np.nan)
+            yield name, measure, np.where(known, measures[measure], np.nan)
 
 
 def _row(
@@ -97,6 +94,8 @@ def image_rows(result: Evaluation) -> list[dict[str, Any]]:
         row |= {key: plain(values[i]) for key, values in result.counterfactual.items()}
         for method, measures in result.measures.items():
             row |= {f"{method}:{key}": plain(values[i]) for key, values in measures.items()}
+        for name, measures in result.truth.items():
+            row |= {f"{name}:{key}": plain(values[i]) for key, values in measures.items()}
         for stage in result.sanity:
             for method, values in stage.correlation.items():
                 row[f"{method}:randomised:{stage.layers}"] = plain(values[i])

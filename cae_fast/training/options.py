@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -29,14 +30,23 @@ Precision = Literal["fp32", "bf16"]
 Labels = Literal["folder", "classifier"]
 _AUGMENTS = get_args(Augment)
 
-# What is not given follows the side of the images: up to it, what kept its promises on images of
-# that size (docs/results.md; above 96 pixels the authors' width, and time).
+# What is not given follows the side of the images: up to it, the widths of docs/results.md, and
+# steps between those that its runs had; above 96 pixels the authors' width, and time.
 _BY_SIZE: tuple[tuple[float, dict[str, float]], ...] = (
     (32, {"channels": 16, "num_blocks": 2, "steps": 2000, "learning_rate": 4e-4}),
     (96, {"channels": 32, "num_blocks": 4, "steps": 2000, "learning_rate": 4e-4}),
     (math.inf, {"channels": 64, "num_blocks": 6, "steps": 20_000, "learning_rate": 2e-4}),
 )
 _FROM_SIZE: Any = None
+
+
+def _begun_with(out: str | os.PathLike[str]) -> dict[str, Any]:
+    """The options that a run was begun with; empty where `out` has none that can be read."""
+    try:
+        found = json.loads(Path(out, "config.json").read_text(encoding="utf-8"))["options"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def default_by_size(name: str) -> str:
@@ -124,7 +134,8 @@ class TrainOptions:
         image_size: Side of the square images; a multiple of 4, at least 16.
         in_channels: Image channels, 1 to 4; None: 1 where all images are grey, else 3.
         channels: Width of the networks; it, `num_blocks`, `steps` and `learning_rate` follow
-            `image_size` where they are not given (or None): see :func:`default_by_size`.
+            `image_size` where they are not given (or None): see :func:`default_by_size`;
+            with `resume` they are then as the run was begun.
         num_blocks: Residual blocks of individual encoder and decoder.
         code_dim: Length of the class code.
         modulation_width: Hidden width of the modulation perceptron.
@@ -212,9 +223,10 @@ class TrainOptions:
         if self.image_size % 4:
             raise CAEError(f"image_size must be a multiple of 4, got {self.image_size}")
         fitting = next(values for largest, values in _BY_SIZE if self.image_size <= largest)
+        begun = _begun_with(self.out) if self.resume else {}
         for name, value in fitting.items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+                object.__setattr__(self, name, begun.get(name, value))
         if self.in_channels is not None:
             _integer("in_channels", self.in_channels, 1, 4)
         _integer("channels", self.channels, 1, 1024)

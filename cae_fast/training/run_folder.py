@@ -75,8 +75,12 @@ def check_same_run(
     """Refuses to continue a run with other options or data: the result would be neither's.
 
     Raises:
-        CAEError: Something differs; all differences are listed.
+        CAEError: Something differs; all differences are listed. Or the run is longer already.
     """
+    if options.steps < saved.get("step", 0):
+        raise CAEError(
+            f"{path} is at step {saved['step']}, beyond steps {options.steps}; give as many or more"
+        )
     before = saved.get("options", {})
     now = options.to_dict()
     different = [
