@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -131,6 +132,19 @@ def test_every_architecture_has_the_same_kernels(kernels: list[Kernel]) -> None:
 
 def test_no_kernel_spills(kernels: list[Kernel]) -> None:
     assert not [kernel for kernel in kernels if kernel.frame_bytes]
+
+
+def test_registers_that_are_moved_are_there(kernels: list[Kernel]) -> None:
+    """Blocks whose warpgroups take registers begin with all that a block of their size can have.
+
+    With fewer, the warpgroups that multiply would wait for ever for what the others cannot give.
+    """
+    movers = [k for k in kernels if k.arch == 90 and re.search("conv_wgmma.*Li256E", k.name)]
+    if not movers:
+        pytest.skip("this build has no kernels for sm_90a")
+    assert len(movers) == 5
+    for kernel in movers:
+        assert kernel.registers == REGISTERS_OF_SM // kernel.threads // 8 * 8, kernel
 
 
 def test_a_block_of_every_kernel_fits_a_multiprocessor(kernels: list[Kernel]) -> None:

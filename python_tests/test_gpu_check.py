@@ -144,8 +144,8 @@ def test_no_time_left(steps: Any) -> None:
 
 CONV = (
     "void cae::cuda::conv_tile_kernel<cae::cuda::ConvConfig<cae::cuda::ConvShape<"
-    "(cae::cuda::ConvKind){kind}>, {columns}, 2, 2, 2, 4>, (cae::cuda::ConvPrologue){prologue}, "
-    "(cae::cuda::ConvEpilogue)0>(cae::cuda::ConvParams)"
+    "(cae::cuda::ConvKind){kind}, 16>, {columns}, 2, 2, 2, 4>, "
+    "(cae::cuda::ConvPrologue){prologue}, (cae::cuda::ConvEpilogue)0>(cae::cuda::ConvParams)"
 )
 
 
@@ -165,24 +165,27 @@ def trace(calls: int) -> dict[str, Any]:
 
 WGMMA = (
     "void cae::cuda::conv_wgmma_kernel<cae::cuda::WgmmaConfig<cae::cuda::ConvShape<"
-    "(cae::cuda::ConvKind)0>, 64, 8>, (cae::cuda::ConvPrologue)2, (cae::cuda::ConvEpilogue)0>"
+    "(cae::cuda::ConvKind)0, {width}>, {columns}, 8>, (cae::cuda::ConvPrologue)2, "
+    "(cae::cuda::ConvEpilogue)0>"
     "(cae::cuda::ConvParams)"
 )
 
 
 def test_layers_of_either_path(tools: Any) -> None:
     portable = CONV.format(kind=0, columns=64, prologue=2)
-    assert tools.layers.label_of(WGMMA, [32, 4, 1], 1) == tools.layers.label_of(
-        portable, [32, 4, 1], 1
-    )
+    layer = tools.layers.label_of(portable, [32, 4, 1], 1)
+    assert layer[0] == "conv3x3 residual 256 columns, 128x64"
+    assert tools.layers.label_of(WGMMA.format(width=16, columns=64), [32, 4, 1], 1) == layer
+    half = tools.layers.label_of(WGMMA.format(width=8, columns=128), [64, 2, 1], 1)
+    assert half == ("conv3x3 residual 256 columns, 64x128", layer[1])
 
 
 def test_layers_of_a_trace(tools: Any) -> None:
     kernels = tools.layers.kernels_of(trace(3), 1)
     rows = tools.layers.table_of(kernels, 3, 800.0)
     assert [row["label"] for row in rows] == [
-        "conv3x3 affine 256 columns (64 a block)",
-        "upsample residual 512 columns (128 a block)",
+        "conv3x3 affine 256 columns, 128x64",
+        "upsample residual 512 columns, 128x128",
     ]
     # 4.83 and 9.66 GFLOP, as the study counts them.
     assert [row["flop"] for row in rows] == [2 * 9 * 256 * 256 * 4096, 2 * 9 * 256 * 512 * 4096]

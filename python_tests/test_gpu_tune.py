@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 GPU = Path(__file__).resolve().parent.parent / "bench" / "gpu"
-ROW = re.compile(r"    \{ConvPath::k\w+, ConvKind::k\w+(, \d+){6}\},")
+ROW = re.compile(r"    \{ConvPath::k\w+, ConvKind::k\w+(, \d+){5}, \{\d+, \d+\}\},")
 LAYER = "ConvPath::kWgmma, ConvKind::kConv3x3, 256, 256, 64, 64"
 
 
@@ -36,28 +36,29 @@ def tune() -> Iterator[Any]:
 def test_the_quickest_tile_is_taken(tune: Any) -> None:
     """From the batch on at which it is quicker by more than noise; the first from one image on."""
     timed = {
-        "16": {"64": 30.0, "128": 20.0},  # in any order
-        "2": {"64": 10.0, "128": 12.0},
-        "4": {"64": 15.0, "128": 14.9},  # less than a hundredth: as before
-        "8": {"64": 15.0, "128": 14.0},
-        "32": {"128": 40.0},  # the other did not run
-        "64": {"64": 70.0},
+        "16": {"128x64": 30.0, "128x128": 20.0, "128x256": 21.0},  # in any order
+        "2": {"128x64": 10.0, "128x128": 12.0},
+        "4": {"128x64": 15.0, "64x128": 14.9},  # less than a hundredth: as before
+        "8": {"128x64": 15.0, "128x128": 14.0},
+        "32": {"128x128": 40.0},  # the others did not run
+        "64": {"128x128": 80.0, "128x256": 70.0},
     }
-    assert tune.steps(timed) == [(1, 64), (8, 128), (64, 64)]
-    assert tune.steps({"1": {"64": 5.0, "128": 5.0}}) == [(1, 64)]
-    assert tune.steps({"1": {}, "2": {"128": 1.0}}) == [(1, 128)]
+    assert tune.steps(timed) == [(1, "128x64"), (8, "128x128"), (64, "128x256")]
+    # Of equal ones the first of the list, the smaller.
+    assert tune.steps({"1": {"128x128": 5.0, "64x128": 5.0}}) == [(1, "64x128")]
+    assert tune.steps({"1": {}, "2": {"128x128": 1.0}}) == [(1, "128x128")]
     assert tune.steps({}) == []
 
 
 def test_the_table_is_what_the_build_reads(tune: Any) -> None:
-    timings = {LAYER: {"1": {"64": 1.0, "128": 2.0}, "2": {"64": 2.0, "128": 1.0}}}
+    timings = {LAYER: {"1": {"64x128": 1.0, "128x128": 2.0}, "2": {"64x128": 2.0, "128x128": 1.0}}}
     text = tune.table_text('measured on "a" GPU\\, x', 132, timings)
     assert text.splitlines()[4:] == [
         '"measured on ?a? GPU?, x",',
         "132,",
         "{",
-        f"    {{{LAYER}, 1, 64}},",
-        f"    {{{LAYER}, 2, 128}},",
+        f"    {{{LAYER}, 1, {{64, 128}}}},",
+        f"    {{{LAYER}, 2, {{128, 128}}}},",
         "}",
     ]
     assert tune.layer_name("wgmma, clusters of 2", (0, 256, 256, 64, 64)) == LAYER
@@ -79,7 +80,7 @@ def test_a_run_is_written_down(tune: Any, tmp_path: Path, monkeypatch: pytest.Mo
     data = {
         "source": "measured on a GPU, 2026-01-02, commit abc",
         "multiprocessors": 114,
-        "timings": {LAYER: {"1": {"64": 3.0, "128": 2.0}}},
+        "timings": {LAYER: {"1": {"64x128": 3.0, "128x128": 2.0}}},
     }
     results = tmp_path / "results.json"
     results.write_text(json.dumps({"steps": [{"name": "build"}, {"name": "tiles", "data": data}]}))
@@ -87,7 +88,7 @@ def test_a_run_is_written_down(tune: Any, tmp_path: Path, monkeypatch: pytest.Mo
     tune.main()
     written = tune.TABLE.read_text(encoding="utf-8")
     assert written == tune.table_text(data["source"], 114, data["timings"])
-    assert tune.gains(data["timings"]) == "1 choices, the other tile takes up to 1.50x"
+    assert tune.gains(data["timings"]) == "1 choices, another tile takes up to 1.50x"
     results.write_text(json.dumps({"steps": []}))
     with pytest.raises(SystemExit, match="the table stays as it is"):
         tune.main()

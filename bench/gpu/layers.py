@@ -24,7 +24,7 @@ from cae_fast.model import CAE
 
 _CALLS = 12
 _CONV = re.compile(
-    r"conv_(?:tile|wgmma)_kernel<.*?ConvShape<\D*?(\d)>, (\d+)"
+    r"conv_(?:tile|wgmma)_kernel<.*?ConvShape<\D*?(\d)\D+(\d+)>, \D*?(\d+)"
     r".*?ConvPrologue\)(\d).*?ConvEpilogue\)(\d)"
 )
 _KINDS = ("conv3x3", "stride2", "image7x7", "upsample")
@@ -34,20 +34,20 @@ _PROLOGUES = ("plain", "affine", "residual")
 def label_of(name: str, grid: list[int], batch: int) -> tuple[str, float]:
     """What a kernel is, and its operations as far as its name and grid tell: 0 if they do not."""
     if found := _CONV.search(name):
-        kind, columns, prologue = int(found[1]), int(found[2]), int(found[3])
+        kind, width, columns, prologue = (int(found[i]) for i in range(1, 5))
         total = grid[1] * columns
-        pixels = grid[0] * 128 * grid[2]
+        pixels = grid[0] * 8 * width
         wide = 4 * CONFIG.channels
         depth = {
             0: 9 * total,
-            1: 16 * (wide // 2 if grid[0] * 128 >= (CONFIG.image_size // 4) ** 2 else wide),
+            1: 16 * (wide // 2 if pixels >= (CONFIG.image_size // 4) ** 2 else wide),
             2: 49 * CONFIG.in_channels,
             3: 9 * total // 2,
         }[kind]
         if kind == 1 and total < wide:
             depth = 16 * CONFIG.channels
-        label = f"{_KINDS[kind]} {_PROLOGUES[prologue]} {total} columns ({columns} a block)"
-        return label, 2.0 * pixels * total * depth
+        label = f"{_KINDS[kind]} {_PROLOGUES[prologue]} {total} columns, {8 * width}x{columns}"
+        return label, 2.0 * pixels * grid[2] * total * depth
     if found := re.search(r"(\w+)_kernel", name):
         work = 0.0
         if found[1] == "output_conv":

@@ -99,7 +99,7 @@ struct Probe {
   }
 
   /// One layer on what the last decode left, as it stands in the decoder.
-  void run_layer(int index, int64_t count, int32_t block_columns, Stream queue) {
+  void run_layer(int index, int64_t count, cae::cuda::ConvTile tile, Stream queue) {
     check_count(count);
     const cae::gpu::GpuNetwork& network = engine.network();
     const cae::gpu::DecodeBuffers& buffers = engine.decode_buffers();
@@ -110,7 +110,7 @@ struct Probe {
     const LayerOutput& output = index == 0 ? buffers.second : buffers.upsamples[index - 1];
     cae::cuda::ConvParams p = layer(index).params;
     p.rows = static_cast<int32_t>(count);
-    p.block_columns = block_columns;
+    p.tile = tile;
     p.prologue =
         index == 1 ? cae::cuda::ConvPrologue::kResidual : cae::cuda::ConvPrologue::kAffineRelu;
     p.norm = cae::gpu::reading(before.moments.norm, input);
@@ -203,10 +203,11 @@ PROBE_API int probe_layer_shape(Probe* probe, int index, int64_t* shape) {
   });
 }
 
-/// That layer of `count` images in blocks of so many columns. A decode came before.
-PROBE_API int probe_layer(Probe* probe, int64_t count, int64_t index, int64_t block_columns,
-                          Stream stream) {
+/// That layer of `count` images in blocks of so many pixels and columns. A decode came before.
+PROBE_API int probe_layer(Probe* probe, int64_t count, int64_t index, int64_t pixels,
+                          int64_t columns, Stream stream) {
   return guarded([&] {
-    probe->run_layer(static_cast<int>(index), count, static_cast<int32_t>(block_columns), stream);
+    const cae::cuda::ConvTile tile{static_cast<int32_t>(pixels), static_cast<int32_t>(columns)};
+    probe->run_layer(static_cast<int>(index), count, tile, stream);
   });
 }

@@ -80,9 +80,9 @@ class Probe:
         refused = self._library.probe_layer_shape(c_void_p(self._handle), c_int(index), shape)
         return None if refused else tuple(shape)
 
-    def layer(self, index: int, count: int, block_columns: int, stream: int) -> None:
-        """That layer of so many images, on what the last decode left, by tiles of that width."""
-        self._call("probe_layer", count, index, block_columns, stream)
+    def layer(self, index: int, count: int, tile: tuple[int, int], stream: int) -> None:
+        """That layer of so many images, on what the last decode left; tile: pixels, columns."""
+        self._call("probe_layer", count, index, *tile, stream)
 
     def _call(self, name: str, *arguments: Any) -> None:
         *given, stream = arguments

@@ -28,8 +28,8 @@ from record import ROOT, Recorder, first_line, read_json
 from cae_fast.model import CAE, CAEConfig
 
 TABLE = ROOT / "csrc" / "engine" / "gpu_tile_table.inc"
-#: Columns of a block; all tiles have 128 pixels.
-TILES = (64, 128)
+#: Pixels and columns of a block; those that a path does not have are refused, and not timed.
+TILES = ("128x64", "64x128", "128x128", "128x256")
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 #: A tile takes the place of the one for fewer images only if it saves this share of the time.
 LEAST_GAIN = 0.01
@@ -39,7 +39,7 @@ _HEAD = """\
 // SPDX-License-Identifier: Apache-2.0
 // What gpu_tiles.cpp includes; `python bench/gpu/tune.py` writes it. How it was found, for GPUs of
 // how many multiprocessors, then for each layer: path, kind, inputs, columns, height, width, from
-// how many rows on, columns of a block.
+// how many rows on, pixels and columns of a block.
 """
 
 #: Microseconds of a layer by batch and tile. Layers are named as in the table; all keys are texts,
@@ -47,14 +47,14 @@ _HEAD = """\
 Timings = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-def steps(timed: Mapping[str, Mapping[str, float]]) -> list[tuple[int, int]]:
-    """From how many images on which tile is taken: (images, columns), where it changes."""
-    chosen: list[tuple[int, int]] = []
+def steps(timed: Mapping[str, Mapping[str, float]]) -> list[tuple[int, str]]:
+    """From how many images on which tile is taken: (images, tile), where it changes."""
+    chosen: list[tuple[int, str]] = []
     for batch in sorted(map(int, timed)):
-        by_tile = {int(columns): us for columns, us in timed[str(batch)].items()}
+        by_tile = timed[str(batch)]
         if not by_tile:
             continue  # nothing ran
-        best = min(by_tile, key=lambda columns: (by_tile[columns], columns))
+        best = min(by_tile, key=lambda tile: (by_tile[tile], TILES.index(tile)))
         before = by_tile.get(chosen[-1][1], float("inf")) if chosen else float("inf")
         if by_tile[best] < (1 - LEAST_GAIN) * before:
             chosen.append((batch if chosen else 1, best))
@@ -64,9 +64,9 @@ def steps(timed: Mapping[str, Mapping[str, float]]) -> list[tuple[int, int]]:
 def table_text(source: str, multiprocessors: int, timings: Timings) -> str:
     """The table's file. Raises ValueError where nothing was timed."""
     rows = [
-        f"    {{{layer}, {images}, {columns}}},"
+        f"    {{{layer}, {images}, {{{tile.replace('x', ', ')}}}}},"
         for layer, timed in timings.items()
-        for images, columns in steps(timed)
+        for images, tile in steps(timed)
     ]
     if not rows:
         raise ValueError("no layer was timed")
@@ -120,10 +120,11 @@ def _decode(torch: Any, probe: Any, config: CAEConfig, batch: int) -> None:
 def _race(torch: Any, clock: Clock, probe: Any, index: int, batch: int) -> dict[str, float]:
     queue = int(torch.cuda.current_stream().cuda_stream)
 
-    def program(columns: int) -> Any:
-        return lambda: probe.layer(index, batch, columns, queue)
+    def program(tile: str) -> Any:
+        pixels, columns = map(int, tile.split("x"))
+        return lambda: probe.layer(index, batch, (pixels, columns), queue)
 
-    outcome = clock.race({str(tile): program(tile) for tile in TILES}, rounds=15, seconds=1.5)
+    outcome = clock.race({tile: program(tile) for tile in TILES}, rounds=15, seconds=1.5)
     return {tile: row["us"] for tile, row in outcome.items() if "us" in row}
 
 
@@ -137,7 +138,7 @@ def gains(timings: Timings) -> str:
     ]
     if not ratios:
         return "no two tiles were timed"
-    return f"{len(ratios)} choices, the other tile takes up to {max(ratios):.2f}x"
+    return f"{len(ratios)} choices, another tile takes up to {max(ratios):.2f}x"
 
 
 def write_table(measured: Mapping[str, Any]) -> None:

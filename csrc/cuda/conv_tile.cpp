@@ -12,13 +12,9 @@ void check_params(const ConvParams& p) {
             "convolution of ", p.in_height, " x ", p.in_width, " pixels");
   CAE_CHECK(pixels * p.in_channels <= kMost, "an image of ", pixels, " pixels and ", p.in_channels,
             " channels is too large for one row");
-  CAE_CHECK(
-      p.block_columns == 64 || (p.block_columns == 128 &&
-                                (p.kind == ConvKind::kConv3x3 || p.kind == ConvKind::kUpsample) &&
-                                conv_pieces(conv_columns(p.epilogue, p.out_channels)) % 2 == 0),
-      "block_columns must be 64, or 128 for 3x3 and upsampling where it divides the columns, "
-      "got ",
-      p.block_columns);
+  CAE_CHECK(conv_tile_runs(p, p.tile), "no tile of ", p.tile.pixels, " pixels x ", p.tile.columns,
+            " columns for ", conv_columns(p.epilogue, p.out_channels),
+            " columns of this kind of convolution by this path");
   CAE_CHECK(p.out_channels % 8 == 0 && p.real_channels <= p.out_channels,
             "out_channels must be a multiple of 8, got ", p.out_channels);
   const bool image = p.kind == ConvKind::kImage7x7;
@@ -36,7 +32,11 @@ void check_params(const ConvParams& p) {
 void conv_wgmma(const ConvParams& p, void* stream) {
   if (p.kind == ConvKind::kStride2) {
     conv_wgmma_stride2(p, stream);
-  } else if (p.block_columns == 128) {
+  } else if (p.tile == ConvTile{128, 256}) {
+    conv_wgmma_widest(p, stream);
+  } else if (p.tile == ConvTile{64, 128}) {
+    conv_wgmma_half(p, stream);
+  } else if (p.tile == ConvTile{128, 128}) {
     conv_wgmma_wide(p, stream);
   } else {
     conv_wgmma_narrow(p, stream);
@@ -53,6 +53,20 @@ bool conv_wgmma_built() {
 #endif
 }
 
+bool conv_tile_runs(const ConvParams& p, const ConvTile& tile) {
+  if (tile == ConvTile{128, 64}) {
+    return true;
+  }
+  if (p.kind != ConvKind::kConv3x3 && p.kind != ConvKind::kUpsample) {
+    return false;
+  }
+  const bool wide = tile == ConvTile{128, 128};
+  const bool hopper = tile == ConvTile{64, 128} || tile == ConvTile{128, 256};
+  const int pieces = conv_pieces(conv_columns(p.epilogue, p.out_channels));
+  return (wide || (hopper && p.path == ConvPath::kWgmma)) &&
+         pieces % (tile.columns / kConvColumns) == 0;
+}
+
 void conv_tile(const ConvParams& params, void* stream) {
   check_params(params);
   if (params.rows == 0) {
@@ -64,8 +78,8 @@ void conv_tile(const ConvParams& params, void* stream) {
   switch (params.kind) {
     case ConvKind::kConv3x3:
     case ConvKind::kUpsample:
-      return params.block_columns == 128 ? conv_tile_wide(params, stream)
-                                         : conv_tile_narrow(params, stream);
+      return params.tile.columns == 128 ? conv_tile_wide(params, stream)
+                                        : conv_tile_narrow(params, stream);
     case ConvKind::kStride2:
       return conv_tile_stride2(params, stream);
     case ConvKind::kImage7x7:

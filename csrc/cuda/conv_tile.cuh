@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The main loop of the convolutions. A block makes 8 x 16 pixels times kColumns columns. The patch
-// of inputs it needs, halo included, lies in shared memory in cells of 8 channels and serves all
-// taps: a tap is a constant address offset. So what the inputs go through (normalise, ReLU,
-// residual, reflection) is paid once per cell. The pitch between groups of channels is odd in
+// The main loop of the convolutions. A block makes 8 x 16 or 8 x 8 pixels times kColumns columns.
+// The patch of inputs it needs, halo included, lies in shared memory in cells of 8 channels and
+// serves all taps: a tap is a constant address offset. So what the inputs go through (normalise,
+// ReLU, residual, reflection) is paid once per cell. The pitch between groups of channels is odd in
 // cells, which makes stores and matrix loads free of bank conflicts.
 #pragma once
 
@@ -11,10 +11,11 @@
 
 namespace cae::cuda {
 
-/// Patch and taps of a kind of convolution.
-template <ConvKind kKind_>
+/// Patch and taps of a kind of convolution, for 8 x kTileWidth pixels.
+template <ConvKind kKind_, int kTileWidth_ = kConvTileWidth>
 struct ConvShape {
   static constexpr ConvKind kKind = kKind_;
+  static constexpr int kTileWidth = kTileWidth_;
   static constexpr bool kImage = kKind == ConvKind::kImage7x7;
   static constexpr int kStep = kKind == ConvKind::kStride2 ? 2 : 1;
   static constexpr int kTapsY = kImage ? 7 : kStep == 2 ? 2 : 3;
@@ -23,7 +24,7 @@ struct ConvShape {
   static constexpr int kPad = kImage ? 3 : 1;
   static constexpr int kBlock = kImage ? kConvImageKBlock : kConvKBlock;
   static constexpr int kGroups = kBlock / 8;
-  static constexpr int kPatchWidth = kConvTileWidth + kTapsX - 1;
+  static constexpr int kPatchWidth = kTileWidth + kTapsX - 1;
   static constexpr int kPatchPixels = (kConvTileHeight + kTapsY - 1) * kPatchWidth;
   static constexpr int kGroupPitch = (kPatchPixels | 1) * 16;  // bytes
   static constexpr int kPatchBytes = kGroups * kGroupPitch;
@@ -61,7 +62,10 @@ struct ConvConfig {
   static constexpr int kSumsAt = kExchange > kStaged ? kExchange : kStaged;
   static constexpr int kSumRows = kWarpsM * kWarpsK;
   static constexpr bool kTallFragments = false;
+  static constexpr int kShares = 1;                  // blocks that make a tile together
   static KFN_MEMBER void barrier() { dev::sync(); }  // of the threads of the epilogue
+  static KFN_MEMBER void sums_barrier() { barrier(); }
+  static KFN_MEMBER void leave(uint32_t address, float sum) { dev::stsf(address, sum); }
   static_assert(kSumsAt + 2 * kSumRows * kColumns * 4 <= kNormAt, "the epilogue must fit");
   static_assert(kWarpsK == 1 || (kWarpsK == 2 && kRowTiles % 2 == 0), "k-groups swap halves");
   static_assert(kPieceBytes % (kThreads * 16) == 0, "a piece is whole vectors of all threads");
@@ -188,7 +192,7 @@ struct PatchLoader {
   KFN_MEMBER bool is_inner(int j) const {
     const int py = pixel(j) / Shape::kPatchWidth;
     const int px = pixel(j) - py * Shape::kPatchWidth;
-    return py >= 1 && py <= kConvTileHeight && px >= 1 && px <= kConvTileWidth &&
+    return py >= 1 && py <= kConvTileHeight && px >= 1 && px <= Shape::kTileWidth &&
            at.h0 + py - 1 < p.in_height && at.w0 + px - 1 < p.in_width;
   }
 

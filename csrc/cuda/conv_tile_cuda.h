@@ -39,6 +39,18 @@ enum class ConvPath : int32_t {
   kWgmma = 1,     // warpgroups, bulk copies, clusters: compute capability 9.0; no kImage7x7
 };
 
+/// What a block makes: pixels times columns of the product. Results are the same, bit for bit, of
+/// one path. 64 x 128 and 128 x 256 are for kWgmma, and as 128 x 128 for kConv3x3 and kUpsample.
+struct ConvTile {
+  int32_t pixels = 128;
+  int32_t columns = 64;
+};
+CAE_HD constexpr bool operator==(const ConvTile& a, const ConvTile& b) {
+  return a.pixels == b.pixels && a.columns == b.columns;
+}
+CAE_HD constexpr bool operator!=(const ConvTile& a, const ConvTile& b) { return !(a == b); }
+
+// Of the tiles whose moments are kept, whatever a block makes of them.
 constexpr int kConvTileHeight = 8;
 constexpr int kConvTileWidth = 16;
 constexpr int kConvColumns = 64;      // of a piece of the weights, and of a pair of block moments
@@ -57,9 +69,9 @@ struct ConvParams {
   int32_t in_channels = 0;  // as stored: a multiple of 8; kImage7x7: 1 to 4
   int32_t out_height = 0;
   int32_t out_width = 0;
-  int32_t out_channels = 0;    // as stored, a multiple of 8; kShuffle: of each phase
-  int32_t real_channels = 0;   // of them, how many are not padding
-  int32_t block_columns = 64;  // columns per block, 64 or 128: the same results, bit for bit
+  int32_t out_channels = 0;   // as stored, a multiple of 8; kShuffle: of each phase
+  int32_t real_channels = 0;  // of them, how many are not padding
+  ConvTile tile;
   NormInput norm;
   const uint16_t* y = nullptr;          // [.][in_height][in_width][in_channels] half
   const float* image = nullptr;         // kImage7x7: [.][in_channels][in_height][in_width]
@@ -79,7 +91,7 @@ struct ConvParams {
   const int32_t* active = nullptr;      // [rows], 0: nothing to do; null: all
   ConvPath path = ConvPath::kPortable;  // results agree as sums in another order do
   int32_t cluster = 2;  // kWgmma: blocks that share their weights, 1, 2 or 4, where they divide the
-                        // tiles, else fewer; the same results
+                        // tiles, else fewer; of 64 pixels at least 2; the same results
   bool overlap = false;  // LaunchOptions
 };
 
@@ -108,6 +120,10 @@ CAE_HD constexpr int conv_taps(ConvKind kind) {
 
 /// True where the build holds what ConvPath::kWgmma runs.
 bool conv_wgmma_built();
+
+/// True where there is such a tile for the path and kind, and its columns divide those of the
+/// product.
+bool conv_tile_runs(const ConvParams& params, const ConvTile& tile);
 
 /// Launches on `stream`; returns at once for no rows. Throws std::invalid_argument if sizes do not
 /// fit each other, std::runtime_error if the launch is refused.

@@ -75,7 +75,7 @@ struct TileEpilogue {
     }
     if constexpr (kEpilogue == ConvEpilogue::kShuffle) {
       const bool border = at.h0 == 0 || at.w0 == 0 || at.h0 + kConvTileHeight >= p.out_height ||
-                          at.w0 + kConvTileWidth >= p.out_width;
+                          at.w0 + Config::Shape::kTileWidth >= p.out_width;
       if (border) {
         UNROLL for (int i = 0; i < kRows; ++i) UNROLL for (int j = 0; j < kN8; ++j)
             UNROLL for (int q = 0; q < 4; ++q) {
@@ -102,14 +102,14 @@ struct TileEpilogue {
   KFN_MEMBER void leave_sum(int pass, int j, int e, float value) const {
     UNROLL for (int m = 4; m < 32; m <<= 1) { value += dev::shfl_xor(value, m); }
     if (lane < 4) {
-      dev::stsf(sums_at(pass) + (sum_row * Config::kColumns + column + j * 8 + e) * 4, value);
+      Config::leave(sums_at(pass) + (sum_row * Config::kColumns + column + j * 8 + e) * 4, value);
     }
   }
 
   /// Pixels of the tile that lie inside the image.
   KFN_MEMBER float pixel_count() const {
     const int h = p.out_height - at.h0;
-    const int w = p.out_width - at.w0;
+    const int w = p.out_width - (at.w0 & -kConvTileWidth);
     return static_cast<float>((h < kConvTileHeight ? h : kConvTileHeight) *
                               (w < kConvTileWidth ? w : kConvTileWidth));
   }
@@ -123,7 +123,7 @@ struct TileEpilogue {
       }
       leave_sum(0, j, e, v);
     }
-    Config::barrier();
+    Config::sums_barrier();
     const float count = pixel_count();
     UNROLL for (int j = 0; j < kN8; ++j) UNROLL for (int e = 0; e < 2; ++e) {
       const float mean = column_sum(0, column + j * 8 + e) / count;
@@ -139,10 +139,15 @@ struct TileEpilogue {
   KFN_MEMBER void stage(const Sums& r) const {
     UNROLL for (int i = 0; i < kRows; ++i) UNROLL for (int j = 0; j < kN8; ++j)
         UNROLL for (int h = 0; h < 2; ++h) {
-      const int pixel = pixel_y(i, 2 * h) * kConvTileWidth + pixel_x(2 * h);
+      const int pixel = pixel_y(i, 2 * h) * Config::Shape::kTileWidth + pixel_x(2 * h);
       dev::sts32(smem + pixel * Config::kStagingPitch + (column + j * 8) * 2,
                  dev::pack_half2(r[i][j][2 * h], r[i][j][2 * h + 1]));
     }
+  }
+
+  /// Place of the tile's moments among all.
+  KFN_MEMBER int64_t part() const {
+    return static_cast<int64_t>(at.slot) * (dev::gx() / Config::kShares) + at.tile;
   }
 
   /// Moments of each channel of the tile.
@@ -151,8 +156,7 @@ struct TileEpilogue {
     for (int c = tid; c < Config::kColumns; c += Config::kThreads) {
       const int channel = at.block * Config::kColumns + c;
       if (channel < p.out_channels) {
-        const int64_t part = static_cast<int64_t>(at.slot) * dev::gx() + at.tile;
-        float* moments = p.partials + (part * p.out_channels + channel) * 2;
+        float* moments = p.partials + (part() * p.out_channels + channel) * 2;
         dev::store(moments, column_sum(0, c) / count);
         dev::store(moments + 1, column_sum(1, c));
       }
@@ -189,8 +193,7 @@ struct TileEpilogue {
     }
     UNROLL for (int m = 1; m < 32; m <<= 1) { m2 += dev::shfl_xor(m2, m); }
     if (lane == 0) {
-      const int64_t part = static_cast<int64_t>(at.slot) * dev::gx() + at.tile;
-      float* moments = p.partials + ((part * dev::gy() + at.block) * Config::kPieces + piece) * 2;
+      float* moments = p.partials + ((part() * dev::gy() + at.block) * Config::kPieces + piece) * 2;
       dev::store(moments, mean);
       dev::store(moments + 1, m2);
     }
@@ -207,8 +210,8 @@ struct TileEpilogue {
       const int v = tid + i * Config::kThreads;
       const int pixel = v / kCells;
       const int n = at.block * Config::kColumns + v % kCells * 8;
-      const int y = at.h0 + pixel / kConvTileWidth;
-      const int x = at.w0 + pixel % kConvTileWidth;
+      const int y = at.h0 + pixel / Config::Shape::kTileWidth;
+      const int x = at.w0 + pixel % Config::Shape::kTileWidth;
       if (n >= columns || y >= p.out_height || x >= p.out_width) {
         continue;
       }
@@ -231,11 +234,13 @@ struct TileEpilogue {
     add_terms(r);
     take_moments(r);
     stage(r);
-    Config::barrier();
-    if (kEpilogue == ConvEpilogue::kShuffle) {
-      store_block_moments();
-    } else {
-      store_channel_moments();
+    Config::sums_barrier();
+    if (dev::bx() % Config::kShares == 0) {
+      if (kEpilogue == ConvEpilogue::kShuffle) {
+        store_block_moments();
+      } else {
+        store_channel_moments();
+      }
     }
     store_pixels();
   }

@@ -14,6 +14,8 @@ void conv_tile_stride2(const ConvParams& params, void* stream);  // kStride2
 // The same by ConvPath::kWgmma.
 void conv_wgmma_narrow(const ConvParams& params, void* stream);
 void conv_wgmma_wide(const ConvParams& params, void* stream);
+void conv_wgmma_half(const ConvParams& params, void* stream);    // 64 pixels x 128 columns
+void conv_wgmma_widest(const ConvParams& params, void* stream);  // 128 pixels x 256 columns
 void conv_wgmma_stride2(const ConvParams& params, void* stream);
 
 }  // namespace cae::cuda

@@ -2,10 +2,11 @@
 // The convolutions of conv_tile.cuh for Hopper (sm_90a): the same patch, prologue, packed weights
 // and epilogue about products of whole warpgroups, which read both operands from shared memory.
 //
-//   warps 0-7   two warpgroups that multiply and store, 8 x 8 pixels times kColumns columns each
-//   warps 8-11  bring inputs into the patches
-//   warp 12     brings weights into a ring of stages, one tap of a k-block each, by bulk copies
-//               shared by the blocks of a cluster: each fetches a part and sends it to all
+//   first   two warpgroups, or one, that multiply and store, 8 x 8 pixels times kColumns columns
+//           each
+//   next    loaders, warps that bring inputs into the patches
+//   last    one warp that brings weights into a ring of stages, one tap of a k-block each, by bulk
+//           copies shared by the blocks of a cluster: each fetches a part and sends it to all
 //
 // Eight neighbouring cells of a patch row are one core matrix of an operand (no swizzle): from one
 // to the next along M is one row of the patch, along K one group of channels. A tap shifts the
@@ -15,6 +16,11 @@
 //                                                                       of each block of the
 //                                                                       cluster
 //   patches: full   every loader, each behind fence_async()      empty  a thread of each warpgroup
+//
+// Blocks of 8 x 8 pixels make one tile of moments in pairs, neighbours in a cluster: each warp
+// leaves its sums to both, so that both add the same numbers in the order of one block of 8 x 16.
+// Blocks of 256 columns hold 128 sums a thread: the warpgroup of loaders and the copying warp gives
+// registers to those that multiply.
 #pragma once
 
 #include "cuda/conv_tile_epilogue.cuh"
@@ -28,10 +34,20 @@ struct WgmmaConfig {
   using Shape = PatchShape;
   static constexpr int kColumns = kColumns_;
   static constexpr int kStages = kStages_;
-  static constexpr int kThreads = 256;  // that multiply and store
-  static constexpr int kLoaders = 128;
+  static constexpr int kWarpgroups = Shape::kTileWidth / 8;           // that multiply and store
+  static constexpr int kThreads = kWarpgroups * 128;                  // of them
+  static constexpr int kShares = kConvTileWidth / Shape::kTileWidth;  // blocks that make a tile
+  static constexpr bool kMovesRegisters = kColumns > 128;
+  // Of a thread, where they are moved: so many that nothing is spilled.
+  template <ConvEpilogue kEpilogue>
+  static constexpr int kMultiplyRegisters = kEpilogue == ConvEpilogue::kShuffle ? 208 : 200;
+  template <ConvEpilogue kEpilogue>
+  static constexpr int kFetchRegisters = kEpilogue == ConvEpilogue::kShuffle ? 88 : 104;
+  static constexpr int kLoaders = kMovesRegisters ? 96 : 128;
+  static constexpr int kLoaderBatch = kMovesRegisters ? 3 : 6;  // vectors of a loader under way
   static constexpr int kCopyWarp = (kThreads + kLoaders) / 32;
   static constexpr int kBlockThreads = kThreads + kLoaders + 32;
+  static_assert(!kMovesRegisters || kLoaders + 32 == 128, "whole warpgroups change registers");
   // Weights are packed in pieces of kConvColumns columns; a stage has the columns of all pieces
   // side by side in each group of 8 inputs.
   static constexpr int kPieces = kColumns / kConvColumns;
@@ -40,7 +56,11 @@ struct WgmmaConfig {
   static constexpr int kChunks = kPieces == 1 ? kMostCluster : kPieces * Shape::kGroups;
   static constexpr int kChunkBytes = kStageBytes / kChunks;
   static constexpr int kWeightsAt = 2 * Shape::kPatchBytes;
-  static constexpr int kBarriersAt = kWeightsAt + kStages * kStageBytes;
+  static constexpr int kRingEnd = kWeightsAt + kStages * kStageBytes;
+  static constexpr int kSumRows = 4 * kWarpgroups * kShares;  // warps that make a tile
+  static constexpr int kSumsBytes = 2 * kSumRows * kColumns * 4;
+  // The other block of a pair leaves its sums while this one may be multiplying.
+  static constexpr int kBarriersAt = kRingEnd + (kShares == 1 ? 0 : kSumsBytes);
   static constexpr int kNormAt = kBarriersAt + (2 * kStages + 4) * 8;
   static_assert(kChunks <= 32 && kChunks % kMostCluster == 0, "a chunk for each lane that copies");
   static_assert(Shape::kPatchBytes % 16 == 0 && kNormAt % 16 == 0, "vectors are aligned");
@@ -50,13 +70,30 @@ struct WgmmaConfig {
   static constexpr int kWarpsK = 1;
   static constexpr int kN8 = kColumns / 8;
   static constexpr bool kTallFragments = true;
-  static constexpr int kPixels = kConvTileHeight * kConvTileWidth;
+  static constexpr int kPixels = kConvTileHeight * Shape::kTileWidth;
   static constexpr int kStagingPitch = kColumns * 2 + 16;
-  static constexpr int kSumsAt = kPixels * kStagingPitch;
-  static constexpr int kSumRows = kThreads / 32;
-  static_assert(kSumsAt + 2 * kSumRows * kColumns * 4 <= kWeightsAt,
-                "the epilogue must fit into the patches: copies may be under way to the ring");
+  static constexpr int kSumsAt = kShares == 1 ? kPixels * kStagingPitch : kRingEnd;
+  static_assert(kPixels * kStagingPitch <= kRingEnd && kSumsAt + kSumsBytes <= kBarriersAt,
+                "the epilogue must fit into patches and ring: all copies have been waited for");
   static KFN_MEMBER void barrier() { dev::named_bar(1, kThreads); }
+  /// After sums were left. Of a pair, all other threads of the cluster meet as often.
+  static KFN_MEMBER void sums_barrier() {
+#ifdef SIMT_HOPPER
+    if constexpr (kShares != 1) {
+      return dev::cluster_sync();
+    }
+#endif
+    barrier();
+  }
+  static constexpr int kSumsBarriers = 2;  // of the epilogue
+  static KFN_MEMBER void leave(uint32_t address, float sum) {
+    dev::stsf(address, sum);
+#ifdef SIMT_HOPPER
+    if constexpr (kShares == 2) {
+      dev::stsf_cluster(dev::mapa(address, dev::ctarank() ^ 1), sum);
+    }
+#endif
+  }
 };
 
 /// kThreads_ threads that bring in patches, as PatchLoader asks.
@@ -85,11 +122,11 @@ struct RingBarriers {
   KFN_MEMBER void init(int blocks) const {
     for (int s = 0; s < Config::kStages; ++s) {
       dev::mbar_init(full(s), 1);
-      dev::mbar_init(empty(s), 2 * blocks);
+      dev::mbar_init(empty(s), Config::kWarpgroups * blocks);
     }
     for (int buffer = 0; buffer < 2; ++buffer) {
       dev::mbar_init(patch_full(buffer), Config::kLoaders);
-      dev::mbar_init(patch_empty(buffer), 2);
+      dev::mbar_init(patch_empty(buffer), Config::kWarpgroups);
     }
     dev::mbar_init_fence();
   }
@@ -166,7 +203,7 @@ struct WeightFeed {
 template <class Config, class Loader>
 KFN void load_patches(const Loader& loader, const RingBarriers<Config>& bars, int k_blocks) {
   constexpr int kVectors = LoaderCrew<typename Config::Shape, Config::kLoaders>::kVectors;
-  constexpr int kBatch = 6;  // under way at once
+  constexpr int kBatch = Config::kLoaderBatch;
   NOUNROLL for (int kb = 1; kb < k_blocks; ++kb) {
     UNROLL for (int first = 0; first < kVectors; first += kBatch) {
       uint4 y[kBatch];
@@ -187,6 +224,10 @@ KFN void multiply_group(float (&sums)[32], uint64_t a, uint64_t b) {
 }
 KFN void multiply_group(float (&sums)[64], uint64_t a, uint64_t b) {
   dev::wgmma_n128(sums, a, b, 1);
+}
+
+KFN void multiply_group(float (&sums)[128], uint64_t a, uint64_t b) {
+  dev::wgmma_n256(sums, a, b, 1);
 }
 
 /// The main loop of warpgroup `group`; `thread` of its 128. While a stage is multiplied the one
@@ -279,11 +320,12 @@ KERNEL void __launch_bounds__(Config::kBlockThreads, 1) conv_wgmma_kernel(const 
   const int64_t input = static_cast<int64_t>(p.in_height) * p.in_width * p.in_channels;
   const int64_t y_row = p.y_row == nullptr ? slot : dev::load(p.y_row + slot);
   const int64_t stream_row = p.stream_row == nullptr ? slot : dev::load(p.stream_row + slot);
+  const int tile = dev::bx() / Config::kShares;
   const ConvPlace at{slot,
                      dev::by(),
-                     dev::bx(),
-                     dev::bx() / across * kConvTileHeight,
-                     dev::bx() % across * kConvTileWidth,
+                     tile,
+                     tile / across * kConvTileHeight,
+                     tile % across * kConvTileWidth + dev::bx() % Config::kShares * 8,
                      y_row * input,
                      stream_row * input,
                      slot * input};
@@ -304,15 +346,27 @@ KERNEL void __launch_bounds__(Config::kBlockThreads, 1) conv_wgmma_kernel(const 
     dev::fence_async();
     dev::sync();
   }
-  if (warp == Config::kCopyWarp) {
-    feed.run();
-  } else if (tid >= Config::kThreads) {
-    using Crew = LoaderCrew<Shape, Config::kLoaders>;
-    const int t = tid - Config::kThreads;
-    const PatchLoader<Crew, kPrologue, kReplicate> loader{
-        p, at, smem, smem + Config::kNormAt, t % Shape::kGroups, t / Shape::kGroups};
-    load_patches<Config>(loader, bars, k_blocks);
+  if (tid >= Config::kThreads) {
+    if constexpr (Config::kMovesRegisters) {
+      dev::give_registers<Config::template kFetchRegisters<kEpilogue>>();
+    }
+    if (warp == Config::kCopyWarp) {
+      feed.run();
+    } else {
+      using Crew = LoaderCrew<Shape, Config::kLoaders>;
+      const int t = tid - Config::kThreads;
+      const PatchLoader<Crew, kPrologue, kReplicate> loader{
+          p, at, smem, smem + Config::kNormAt, t % Shape::kGroups, t / Shape::kGroups};
+      load_patches<Config>(loader, bars, k_blocks);
+    }
+    if constexpr (Config::kShares != 1) {
+      dev::syncwarp();
+      UNROLL for (int i = 0; i < Config::kSumsBarriers; ++i) { dev::cluster_sync(); }
+    }
   } else {
+    if constexpr (Config::kMovesRegisters) {
+      dev::take_registers<Config::template kMultiplyRegisters<kEpilogue>>();
+    }
     const int group = warp >> 2;
     float sums[Config::kColumns / 2];
     UNROLL for (int i = 0; i < Config::kColumns / 2; ++i) { sums[i] = 0.0F; }
@@ -324,8 +378,9 @@ KERNEL void __launch_bounds__(Config::kBlockThreads, 1) conv_wgmma_kernel(const 
       r[0][j][q] = sums[j * 4 + q];
     }
     const int lane = tid & 31;
+    const int sum_row = warp + dev::bx() % Config::kShares * 4;
     const TileEpilogue<Config, kEpilogue> epilogue{
-        p, at, smem, tid, lane, (warp & 3) * 2, (lane & 3) * 2, warp, group * 8};
+        p, at, smem, tid, lane, (warp & 3) * 2, (lane & 3) * 2, sum_row, group * 8};
     epilogue.run(r);
   }
 #endif

@@ -9,16 +9,18 @@
 
 namespace cae::cuda {
 
-template <ConvKind kKind, int kColumns, ConvPrologue kPrologue, ConvEpilogue kEpilogue>
+template <class Shape, int kColumns, ConvPrologue kPrologue, ConvEpilogue kEpilogue>
 void launch_wgmma(const ConvParams& p, void* stream) {
   // As many stages as cover the time that weights take to come.
-  using Config = WgmmaConfig<ConvShape<kKind>, kColumns, kColumns == 64 ? 8 : 6>;
-  const int tiles = conv_tiles(p.out_height, p.out_width);
+  constexpr int kStages = kColumns == 64 ? 8 : kColumns == 128 ? 6 : 4;
+  using Config = WgmmaConfig<Shape, kColumns, kStages>;
+  const int tiles = conv_tiles(p.out_height, p.out_width) * Config::kShares;
   const int blocks =
       conv_pieces(conv_columns(p.epilogue, p.out_channels)) / (kColumns / kConvColumns);
   LaunchOptions options;
   options.overlap = p.overlap;
-  for (options.cluster = p.cluster; tiles % options.cluster != 0;) {
+  options.cluster = p.cluster < Config::kShares ? Config::kShares : p.cluster;
+  while (tiles % options.cluster != 0) {
     options.cluster /= 2;
   }
   const uint32_t norm = kPrologue == ConvPrologue::kPlain ? 0 : norm_bytes(p.in_channels);
@@ -27,25 +29,26 @@ void launch_wgmma(const ConvParams& p, void* stream) {
 }
 
 /// 3x3 and upsampling.
-template <int kColumns>
+template <int kTileWidth, int kColumns>
 void launch_wgmma_3x3(const ConvParams& p, void* stream) {
-  constexpr auto k3 = ConvKind::kConv3x3;
+  using Shape = ConvShape<ConvKind::kConv3x3, kTileWidth>;
+  constexpr auto kPlain = ConvPrologue::kPlain;
+  constexpr auto kAffine = ConvPrologue::kAffineRelu;
+  constexpr auto kResidual = ConvPrologue::kResidual;
   if (p.epilogue == ConvEpilogue::kShuffle) {
-    CAE_CHECK(p.prologue != ConvPrologue::kPlain, "an upsampling input is normalised");
-    return p.prologue == ConvPrologue::kResidual
-               ? launch_wgmma<k3, kColumns, ConvPrologue::kResidual, ConvEpilogue::kShuffle>(p,
-                                                                                             stream)
-               : launch_wgmma<k3, kColumns, ConvPrologue::kAffineRelu, ConvEpilogue::kShuffle>(
-                     p, stream);
+    constexpr auto kShuffle = ConvEpilogue::kShuffle;
+    CAE_CHECK(p.prologue != kPlain, "an upsampling input is normalised");
+    return p.prologue == kResidual ? launch_wgmma<Shape, kColumns, kResidual, kShuffle>(p, stream)
+                                   : launch_wgmma<Shape, kColumns, kAffine, kShuffle>(p, stream);
   }
+  constexpr auto kMoments = ConvEpilogue::kMoments;
   switch (p.prologue) {
-    case ConvPrologue::kPlain:
-      return launch_wgmma<k3, kColumns, ConvPrologue::kPlain, ConvEpilogue::kMoments>(p, stream);
-    case ConvPrologue::kAffineRelu:
-      return launch_wgmma<k3, kColumns, ConvPrologue::kAffineRelu, ConvEpilogue::kMoments>(p,
-                                                                                           stream);
-    case ConvPrologue::kResidual:
-      return launch_wgmma<k3, kColumns, ConvPrologue::kResidual, ConvEpilogue::kMoments>(p, stream);
+    case kPlain:
+      return launch_wgmma<Shape, kColumns, kPlain, kMoments>(p, stream);
+    case kAffine:
+      return launch_wgmma<Shape, kColumns, kAffine, kMoments>(p, stream);
+    case kResidual:
+      return launch_wgmma<Shape, kColumns, kResidual, kMoments>(p, stream);
   }
 }
 

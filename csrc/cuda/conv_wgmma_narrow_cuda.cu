@@ -4,7 +4,7 @@
 namespace cae::cuda {
 
 void conv_wgmma_narrow(const ConvParams& params, void* stream) {
-  launch_wgmma_3x3<64>(params, stream);
+  launch_wgmma_3x3<16, 64>(params, stream);
 }
 
 }  // namespace cae::cuda

@@ -4,13 +4,13 @@
 namespace cae::cuda {
 
 void conv_wgmma_stride2(const ConvParams& p, void* stream) {
-  constexpr auto kTwo = ConvKind::kStride2;
+  using Shape = ConvShape<ConvKind::kStride2>;
   if (p.prologue == ConvPrologue::kAffineRelu && p.epilogue == ConvEpilogue::kMoments) {
-    launch_wgmma<kTwo, 64, ConvPrologue::kAffineRelu, ConvEpilogue::kMoments>(p, stream);
+    launch_wgmma<Shape, 64, ConvPrologue::kAffineRelu, ConvEpilogue::kMoments>(p, stream);
   } else {
     CAE_CHECK(p.prologue == ConvPrologue::kPlain && p.epilogue == ConvEpilogue::kBiasRelu,
               "4x4 convolutions take a normalised input and keep moments, or neither");
-    launch_wgmma<kTwo, 64, ConvPrologue::kPlain, ConvEpilogue::kBiasRelu>(p, stream);
+    launch_wgmma<Shape, 64, ConvPrologue::kPlain, ConvEpilogue::kBiasRelu>(p, stream);
   }
 }
 

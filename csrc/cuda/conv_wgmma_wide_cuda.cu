@@ -4,7 +4,7 @@
 namespace cae::cuda {
 
 void conv_wgmma_wide(const ConvParams& params, void* stream) {
-  launch_wgmma_3x3<128>(params, stream);
+  launch_wgmma_3x3<16, 128>(params, stream);
 }
 
 }  // namespace cae::cuda

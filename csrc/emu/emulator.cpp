@@ -83,7 +83,8 @@ void end_lane(Lane& me) {
   }
   me.ended = true;
   if (--me.block->worker->alive == 0) {
-    check_arrivals_known(me);
+    check_cluster_done(me);
+    check_registers(me);
   }
 }
 
@@ -143,6 +144,7 @@ void prepare_block(Worker& worker, uint32_t rank, int64_t number) {
   block.warps = static_cast<uint32_t>(launch.threads / kWarp);
   block.shared_bytes = launch.shared_bytes;
   block.tick = block.barrier_tick = 1;
+  block.cluster_tick = block.remote_tick = 0;
   block.partly_ordered = false;
   // No address is aligned by luck to more than a kernel may expect.
   block.shared.assign(launch.shared_bytes, 0xff);
@@ -262,7 +264,7 @@ void meet_cluster(Lane& me) {
   }
   worker.cluster_arrived = 0;
   for (Block& block : worker.blocks) {
-    block.barrier_tick = ++block.tick;
+    block.barrier_tick = block.cluster_tick = ++block.tick;
     for (Mbarrier& m : block.mbarriers) {
       m.known_phase = int64_t{m.phase} + 1;
     }

@@ -123,6 +123,7 @@ struct WarpgroupSums {
 
 struct Warpgroup {
   uint32_t arrived = 0;
+  int registers = 0;  // of a thread, where it changed them
   uint8_t op = 0;
   std::vector<WarpgroupSums> held;
   WarpgroupProduct call;  // of the threads that have arrived
@@ -153,6 +154,8 @@ struct Block {
   // Time in this block: counts events that order its threads. An access remembers it.
   uint32_t tick = 1;
   uint32_t barrier_tick = 1;    // of the last barrier of all threads
+  uint32_t cluster_tick = 0;    // of the last barrier of all threads of the cluster; 0: none yet
+  uint32_t remote_tick = 0;     // of the last store by another block
   bool partly_ordered = false;  // there were others: `seen` counts
   std::vector<uint32_t> seen;   // [warps][warps + 1]: before which tick another's accesses are seen
   std::vector<uint32_t> warp_reads;  // [cells][warps], where partly_ordered

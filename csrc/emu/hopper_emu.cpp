@@ -137,8 +137,40 @@ void wait_mbarrier(Lane& me, uint32_t address, uint32_t parity) {
   join(seen_by(block, me.warp->index), m.seen.data(), block.warps + 1);
 }
 
-void check_arrivals_known(const Lane& me) {
+void store_in_cluster(Lane& me, uint32_t address, uint32_t value) {
+  Block& block = block_of(me, address);
+  const uint32_t offset = address & kOffsetMask;
+  uint8_t* to = block.shared.data() + (shared_bytes(me, offset, 4) - me.block->shared.data());
+  if (&block == me.block) {
+    check_write(me, offset, 4, kInitialised | kGeneric);
+    std::memcpy(to, &value, 4);
+    return;
+  }
+  if (block.cluster_tick == 0) {
+    fail(me, "stores into block " + std::to_string(block.rank) +
+                 " of the cluster, which may not have started: no barrier of the cluster so far");
+  }
+  Cell& cell = block.cells[(offset - kSharedBase) / 4];
+  if ((cell.flags & (kPending | kMbarrier)) != 0) {
+    fail_write(me, offset, cell);
+  }
+  if (cell.write_tick >= block.cluster_tick || cell.read_tick >= block.cluster_tick) {
+    fail(me, "race: stores into block " + std::to_string(block.rank) +
+                 " of the cluster over what is in use there, no barrier of the cluster between: " +
+                 "shared memory at byte " + std::to_string(offset - kSharedBase));
+  }
+  cell.writer = kOtherBlock;
+  cell.write_tick = block.remote_tick = block.tick;
+  cell.flags = kInitialised | kGeneric;
+  std::memcpy(to, &value, 4);
+}
+
+void check_cluster_done(const Lane& me) {
   for (const Block& block : me.block->worker->blocks) {
+    if (block.remote_tick != 0 && block.remote_tick >= block.cluster_tick) {
+      fail(me, "block " + std::to_string(block.rank) + " of the cluster may end before others " +
+                   "store into its shared memory");
+    }
     for (const Mbarrier& m : block.mbarriers) {
       if (m.remote_phase >= m.known_phase) {
         fail(me, "block " + std::to_string(block.rank) + " of the cluster may end before others " +

@@ -20,9 +20,13 @@ void arrive_mbarrier(Lane& me, uint32_t address);
 void expect_bytes(Lane& me, uint32_t address, uint32_t bytes);
 void wait_mbarrier(Lane& me, uint32_t address, uint32_t parity);
 
+/// Four bytes into shared memory of any block of the cluster: its threads see them after the next
+/// barrier of the cluster, and must not have used them since the last.
+void store_in_cluster(Lane& me, uint32_t address, uint32_t value);
+
 /// When the last thread of a cluster ends. Throws Fault if a block could have ended, and its shared
-/// memory with it, before another one's arrival.
-void check_arrivals_known(const Lane& me);
+/// memory with it, before another one's arrival or store.
+void check_cluster_done(const Lane& me);
 
 void fence_proxies(Lane& me);
 /// One copy to each block of the cluster that `mask` names.
@@ -32,6 +36,11 @@ void issue_bulk(Lane& me, uint32_t to, const void* from, uint32_t bytes, uint32_
 /// Throws Fault if a descriptor cannot say this.
 void check_descriptor(const Lane& me, uint32_t address, uint32_t along_k, uint32_t along_rows);
 void fence_products(Lane& me);
+/// The warpgroup's threads have `count` registers each from here on.
+void change_registers(Lane& me, int count, bool more);
+/// When the last thread of a cluster ends. Throws Fault if a warpgroup took registers that no other
+/// gave back: it would wait for ever.
+void check_registers(const Lane& me);
 void issue_product(Lane& me, float* sums, uint64_t a, uint64_t b, int accumulate, int columns);
 void commit_products(Lane& me);
 void wait_products(Lane& me, int remaining);

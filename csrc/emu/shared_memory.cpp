@@ -11,7 +11,9 @@ std::string at(uint32_t address) {
 }
 
 std::string who(uint16_t thread) {
-  return thread == kAsyncProxy ? "a bulk copy" : "thread " + std::to_string(thread);
+  return thread == kAsyncProxy   ? "a bulk copy"
+         : thread == kOtherBlock ? "another block"
+                                 : "thread " + std::to_string(thread);
 }
 
 void poison(uint8_t* to, uint32_t bytes) { std::memset(to, 0xff, bytes); }

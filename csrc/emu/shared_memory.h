@@ -14,10 +14,12 @@ namespace cae::emu {
 
 // Flags of a cell.
 constexpr uint8_t kInitialised = 1;
-constexpr uint8_t kPending = 2;           // an asynchronous copy is under way
-constexpr uint8_t kMbarrier = 4;          // part of an mbarrier
-constexpr uint8_t kGeneric = 8;           // written by a thread, not by the asynchronous proxy
-constexpr uint16_t kAsyncProxy = 0xffff;  // as a writer
+constexpr uint8_t kPending = 2;   // an asynchronous copy is under way
+constexpr uint8_t kMbarrier = 4;  // part of an mbarrier
+constexpr uint8_t kGeneric = 8;   // written by a thread, not by the asynchronous proxy
+// As writers: not of the block's threads.
+constexpr uint16_t kAsyncProxy = 0xffff;
+constexpr uint16_t kOtherBlock = 0xfffe;  // of the cluster
 
 constexpr uint32_t kTraceRows = 64;
 
@@ -31,6 +33,9 @@ bool reads_seen(const Lane& me, uint32_t cell, uint32_t warps);
 /// An access of the past that is ordered before this thread.
 inline bool is_seen(const Lane& me, uint16_t by, uint32_t tick) {
   const Block& block = *me.block;
+  if (by == kOtherBlock) {
+    return tick < block.cluster_tick;
+  }
   if (tick < block.barrier_tick || by == me.thread) {
     return true;
   }

@@ -197,6 +197,17 @@ KFN uint32_t mapa(uint32_t a, uint32_t cta) {
   return (a & cae::emu::kOffsetMask) | (cta + 1) << cae::emu::kRankShift;
 }
 KFN void cluster_sync() { cae::emu::meet_cluster(*current_lane); }
+KFN void stsf_cluster(uint32_t a, float v) {
+  cae::emu::store_in_cluster(*current_lane, a, ubits(v));
+}
+template <int N>
+KFN void take_registers() {
+  cae::emu::change_registers(*current_lane, N, true);
+}
+template <int N>
+KFN void give_registers() {
+  cae::emu::change_registers(*current_lane, N, false);
+}
 KFN void mbar_init(uint32_t b, uint32_t n) { cae::emu::init_mbarrier(*current_lane, b, n); }
 KFN void mbar_init_fence() {}
 KFN void mbar_arrive(uint32_t b) { cae::emu::arrive_mbarrier(*current_lane, b); }
@@ -223,6 +234,9 @@ KFN void wgmma_n64(float (&d)[32], uint64_t da, uint64_t db, int acc) {
 }
 KFN void wgmma_n128(float (&d)[64], uint64_t da, uint64_t db, int acc) {
   cae::emu::issue_product(*current_lane, d, da, db, acc, 128);
+}
+KFN void wgmma_n256(float (&d)[128], uint64_t da, uint64_t db, int acc) {
+  cae::emu::issue_product(*current_lane, d, da, db, acc, 256);
 }
 KFN void wg_commit() { cae::emu::commit_products(*current_lane); }
 template <int N>

@@ -12,6 +12,11 @@
 namespace cae::emu {
 namespace {
 
+// What a warpgroup meets for; products are named by their columns / 64.
+constexpr uint8_t kCommit = 8;
+constexpr uint8_t kWaitProducts = 9;
+constexpr uint8_t kRegisters = 10;
+
 /// All 128 threads of a warpgroup meet; the last to come runs `exec`.
 template <class Exec>
 void meet_warpgroup(Lane& me, uint8_t op, Exec&& exec) {
@@ -47,8 +52,11 @@ void load_row(Lane& me, uint64_t descriptor, int row, int k, float* to) {
   const uint8_t* from = shared_bytes(me, address, 16);
   for (uint32_t i = 0; i < 4; ++i) {
     const Cell& cell = block.cells[(address - kSharedBase) / 4 + i];
-    if ((cell.flags & kGeneric) != 0 && block.lanes[cell.writer].fence_tick <= cell.write_tick) {
-      fail(me, "wgmma reads what thread " + std::to_string(cell.writer) +
+    const bool other = cell.writer == kOtherBlock;  // whose fences are not kept here
+    if ((cell.flags & kGeneric) != 0 &&
+        (other || block.lanes[cell.writer].fence_tick <= cell.write_tick)) {
+      fail(me, "wgmma reads what " +
+                   (other ? "another block" : "thread " + std::to_string(cell.writer)) +
                    " wrote without fence_async() after it: shared memory at byte " +
                    std::to_string(address + i * 4 - kSharedBase));
     }
@@ -147,7 +155,38 @@ void multiply(Lane& me, const WarpgroupProduct& product, float* held) {
   ++me.block->worker->counts.multiplies;
 }
 
+/// Of a thread when the kernel begins, where it is compiled for as many as the block's size allows.
+int registers_at_launch(const Block& block) {
+  constexpr size_t kOfMultiprocessor = 65536;
+  constexpr size_t kMost = 248;
+  return static_cast<int>(std::min(kMost, kOfMultiprocessor / block.lanes.size() / 8 * 8));
+}
+
 }  // namespace
+
+void change_registers(Lane& me, int count, bool more) {
+  meet_warpgroup(me, kRegisters, [&me, count, more](Warpgroup& group) {
+    const int before = group.registers != 0 ? group.registers : registers_at_launch(*me.block);
+    if (count < 24 || count > 256 || count % 8 != 0 || (more ? count < before : count > before)) {
+      fail(me, std::string(more ? "takes" : "gives back") + " registers: from " +
+                   std::to_string(before) + " to " + std::to_string(count) + " a thread");
+    }
+    group.registers = count;
+  });
+}
+
+void check_registers(const Lane& me) {
+  for (const Block& block : me.block->worker->blocks) {
+    int64_t beyond = 0;
+    for (const Warpgroup& group : block.warpgroups) {
+      beyond += group.registers != 0 ? group.registers - registers_at_launch(block) : 0;
+    }
+    if (beyond > 0) {
+      fail(me, "warpgroups of block " + std::to_string(block.rank) + " of the cluster wait for " +
+                   std::to_string(beyond) + " registers a thread that no other gave back");
+    }
+  }
+}
 
 void check_descriptor(const Lane& me, uint32_t address, uint32_t along_k, uint32_t along_rows) {
   constexpr uint32_t kMost = 1U << 18;
@@ -180,20 +219,20 @@ void issue_product(Lane& me, float* sums, uint64_t a, uint64_t b, int accumulate
     }
     call.sums[me.thread % 128] = sums;
   }
-  meet_warpgroup(me, static_cast<uint8_t>(columns == 64 ? 1 : 2), [&me](Warpgroup& all) {
+  meet_warpgroup(me, static_cast<uint8_t>(columns / 64), [&me](Warpgroup& all) {
     hold_sums(me, all);
     all.issued.push_back(all.call);
   });
 }
 
 void commit_products(Lane& me) {
-  meet_warpgroup(me, 3, [](Warpgroup& group) {
+  meet_warpgroup(me, kCommit, [](Warpgroup& group) {
     group.groups.push_back(static_cast<uint32_t>(group.issued.size()));
   });
 }
 
 void wait_products(Lane& me, int remaining) {
-  meet_warpgroup(me, 4, [&me, remaining](Warpgroup& group) {
+  meet_warpgroup(me, kWaitProducts, [&me, remaining](Warpgroup& group) {
     if (static_cast<int>(group.groups.size()) <= remaining) {
       return;
     }

@@ -23,8 +23,9 @@ constexpr int kHopper = 90;
 constexpr int kSize = 16;
 constexpr int kWidth = 32;
 constexpr int kIn = 72;
-constexpr int kOut = 128;
-constexpr int kTiles = cuda::conv_tiles(kSize, kWidth);
+constexpr int kOut = 256;
+constexpr int kParts = cuda::conv_tiles(kSize, kWidth);
+constexpr cuda::ConvTile kTiles[] = {{128, 64}, {128, 128}, {64, 128}, {128, 256}};
 
 /// Numbers in [-1, 1), the same everywhere.
 class Numbers {
@@ -56,7 +57,7 @@ class Trial {
     input_ = upload(input);
     weights_ = upload(packed.weights);
     output_ = DeviceBuffer(device, static_cast<size_t>(kSize) * kWidth * kOut * 2);
-    partials_ = DeviceBuffer(device, static_cast<size_t>(kTiles) * kOut * 2 * sizeof(float));
+    partials_ = DeviceBuffer(device, static_cast<size_t>(kParts) * kOut * 2 * sizeof(float));
     params_.rows = 1;
     params_.in_height = params_.out_height = kSize;
     params_.in_width = params_.out_width = kWidth;
@@ -71,9 +72,9 @@ class Trial {
   }
 
   /// Values, then moments.
-  std::vector<float> run(cuda::ConvPath path, int32_t block_columns, ConvLauncher launch) {
+  std::vector<float> run(cuda::ConvPath path, cuda::ConvTile tile, ConvLauncher launch) {
     params_.path = path;
-    params_.block_columns = block_columns;
+    params_.tile = tile;
     fill_zero(output_.data(), output_.bytes(), nullptr);
     fill_zero(partials_.data(), partials_.bytes(), nullptr);
     launch(params_, nullptr);
@@ -143,17 +144,27 @@ std::string environment(const char* name, const char* usual) {
 ConvAgreement conv_paths_agree(int device, int32_t cluster, ConvLauncher launch) {
   const DeviceGuard guard(device);
   Trial trial(device, cluster);
+  ConvAgreement agreement;
+  std::string at = "first launches";
   try {
-    const std::vector<float> wanted = trial.run(cuda::ConvPath::kPortable, 64, launch);
-    const std::vector<float> narrow = trial.run(cuda::ConvPath::kWgmma, 64, launch);
-    const std::vector<float> wide = trial.run(cuda::ConvPath::kWgmma, 128, launch);
-    return {close(wanted, narrow) && close(wanted, wide), narrow == wide};
-  } catch (const std::runtime_error&) {
+    const std::vector<float> wanted = trial.run(cuda::ConvPath::kPortable, {128, 64}, launch);
+    const std::vector<float> first = trial.run(cuda::ConvPath::kWgmma, kTiles[0], launch);
+    agreement.same_bits = true;
+    for (const cuda::ConvTile& tile : kTiles) {
+      at = std::to_string(tile.pixels) + " x " + std::to_string(tile.columns);
+      const std::vector<float> got = trial.run(cuda::ConvPath::kWgmma, tile, launch);
+      if (!close(wanted, got)) {
+        agreement.wrong += (agreement.wrong.empty() ? "tile " : ", ") + at;
+      }
+      agreement.same_bits = agreement.same_bits && first == got;
+    }
+  } catch (const std::runtime_error& error) {
     if (is_emulated()) {
       throw;  // a fault, to be seen
     }
-    return {};
+    agreement.wrong += (agreement.wrong.empty() ? "" : "; ") + at + ": " + error.what();
   }
+  return agreement;
 }
 
 ConvChoice choose_conv(int device) {
@@ -177,12 +188,13 @@ ConvChoice choose_conv(int device) {
     return choice;
   }
   const ConvAgreement agree = agree_once(device, choice.cluster);
-  if (path == "wgmma" && !agree.close) {
+  if (path == "wgmma" && !agree.wrong.empty()) {
     throw std::runtime_error(
-        "CAE_GPU_CONV=wgmma: on this GPU its convolutions differ from the portable ones");
+        "CAE_GPU_CONV=wgmma: on this GPU its convolutions differ from the portable ones: " +
+        agree.wrong);
   }
   choice.one_tile = !agree.same_bits;
-  choice.path = agree.close ? cuda::ConvPath::kWgmma : cuda::ConvPath::kPortable;
+  choice.path = agree.wrong.empty() ? cuda::ConvPath::kWgmma : cuda::ConvPath::kPortable;
   return choice;
 }
 

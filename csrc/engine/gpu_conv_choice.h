@@ -3,6 +3,8 @@
 // launches overlap.
 #pragma once
 
+#include <string>
+
 #include "cuda/conv_tile_cuda.h"
 #include "cuda/gpu_runtime.h"
 
@@ -11,7 +13,7 @@ namespace cae::gpu {
 struct ConvChoice {
   cuda::ConvPath path = cuda::ConvPath::kPortable;
   int32_t cluster = 2;
-  // Tiles of another width give other bits: all batches take the one that is best for one row, as a
+  // Other tiles give other bits: all batches take the one that is best for one row, as a
   // result must not depend on the batch.
   bool one_tile = false;
 };
@@ -31,12 +33,12 @@ bool choose_overlap(int device);
 using ConvLauncher = void (*)(const cuda::ConvParams&, Stream);
 
 struct ConvAgreement {
-  bool close = false;      // of both paths: all but for what another order of sums explains
-  bool same_bits = false;  // of narrow and wide blocks by warpgroups
+  std::string wrong;       // tiles that another order of sums does not explain, or an error
+  bool same_bits = false;  // of all tiles by warpgroups
 };
 
-/// Convolves a small random image on `device` by both paths, in narrow and wide blocks, and
-/// compares values and moments. Neither holds where the GPU refuses the launch.
+/// Convolves a small random image on `device` by both paths, by warpgroups in all tiles, and
+/// compares values and moments.
 ConvAgreement conv_paths_agree(int device, int32_t cluster, ConvLauncher launch = cuda::conv_tile);
 
 }  // namespace cae::gpu

@@ -29,7 +29,7 @@ void run_conv(const GpuConv& conv, const LayerInput& input, const LayerOutput& o
   p.ring_columns = input.ring_columns;
   p.out = output.values;
   p.partials = output.parts;
-  p.block_columns = choose_tile(conv.tiles, p, conv.one_tile ? 1 : rows, conv.multiprocessors);
+  p.tile = choose_tile(conv.tiles, p, conv.one_tile ? 1 : rows, conv.multiprocessors);
   cuda::conv_tile(p, queue);
   if (output.merged != nullptr) {
     cuda::MergeMomentsParams merge;

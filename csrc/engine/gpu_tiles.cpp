@@ -8,6 +8,7 @@ namespace {
 
 using cuda::ConvKind;
 using cuda::ConvPath;
+using cuda::ConvTile;
 
 // What a block spends besides products, in steps of one tap and 64 inputs: merging moments, the
 // first patch, the epilogue. An estimate until it is measured.
@@ -15,8 +16,8 @@ constexpr int64_t kHeadSteps = 20;
 // With more input channels a wide block's shared memory exceeds the 99 KB that every GPU has.
 constexpr int32_t kMostWideInputs = 704;
 
-constexpr int32_t kNarrow = 64;
-constexpr int32_t kWide = 128;
+// Smallest first; of two that make as much, the one that reads fewer weights.
+constexpr ConvTile kTiles[] = {{128, 64}, {64, 128}, {128, 128}, {128, 256}};
 
 bool is_of(const TileRow& row, const cuda::ConvParams& p) {
   return row.path == p.path && row.kind == p.kind && row.in_channels == p.in_channels &&
@@ -33,20 +34,17 @@ const TileTable& tile_table() {
   return table;
 }
 
-bool tile_fits(const cuda::ConvParams& p, int32_t block_columns) {
-  const bool can = p.kind == ConvKind::kConv3x3 || p.kind == ConvKind::kUpsample;
-  const int pieces = cuda::conv_pieces(cuda::conv_columns(p.epilogue, p.out_channels));
-  return block_columns == kNarrow ||
-         (block_columns == kWide && can && pieces % 2 == 0 && p.in_channels <= kMostWideInputs);
+bool tile_fits(const cuda::ConvParams& p, const ConvTile& tile) {
+  return cuda::conv_tile_runs(p, tile) &&
+         (p.path == ConvPath::kWgmma || tile.columns == 64 || p.in_channels <= kMostWideInputs);
 }
 
 std::vector<TileStep> tiles_of(const TileTable& table, const cuda::ConvParams& p,
                                int multiprocessors) {
   std::vector<TileStep> steps;
   for (const TileRow& row : table.rows) {
-    if (table.multiprocessors == multiprocessors && is_of(row, p) &&
-        tile_fits(p, row.block_columns)) {
-      steps.push_back({row.from_rows, row.block_columns});
+    if (table.multiprocessors == multiprocessors && is_of(row, p) && tile_fits(p, row.tile)) {
+      steps.push_back({row.from_rows, row.tile});
     }
   }
   std::sort(steps.begin(), steps.end(),
@@ -54,28 +52,36 @@ std::vector<TileStep> tiles_of(const TileTable& table, const cuda::ConvParams& p
   return steps;
 }
 
-int32_t choose_tile(const std::vector<TileStep>& steps, const cuda::ConvParams& p, int32_t rows,
-                    int multiprocessors) {
+ConvTile choose_tile(const std::vector<TileStep>& steps, const cuda::ConvParams& p, int32_t rows,
+                     int multiprocessors) {
   for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
     if (step->from_rows <= rows) {
-      return step->block_columns;
+      return step->tile;
     }
   }
   return tile_by_arithmetic(p, rows, multiprocessors);
 }
 
-int32_t tile_by_arithmetic(const cuda::ConvParams& p, int32_t rows, int multiprocessors) {
-  if (!tile_fits(p, kWide)) {
-    return kNarrow;
-  }
-  const int pieces = cuda::conv_pieces(cuda::conv_columns(p.epilogue, p.out_channels));
-  const int64_t tiles = static_cast<int64_t>(rows) * cuda::conv_tiles(p.out_height, p.out_width);
+ConvTile tile_by_arithmetic(const cuda::ConvParams& p, int32_t rows, int multiprocessors) {
+  const int64_t pieces = static_cast<int64_t>(rows) * cuda::conv_tiles(p.out_height, p.out_width) *
+                         cuda::conv_pieces(cuda::conv_columns(p.epilogue, p.out_channels));
   const int64_t steps =
       static_cast<int64_t>(cuda::conv_k_blocks(p.kind, p.in_channels)) * cuda::conv_taps(p.kind);
-  const auto cost = [&](int64_t blocks, int64_t work) {
-    return (blocks + multiprocessors - 1) / multiprocessors * (kHeadSteps + work);
-  };
-  return cost(tiles * pieces / 2, 2 * steps) < cost(tiles * pieces, steps) ? kWide : kNarrow;
+  ConvTile best;
+  int64_t least = INT64_MAX;
+  for (const ConvTile& tile : kTiles) {
+    if (!tile_fits(p, tile)) {
+      continue;
+    }
+    const int32_t work = tile.pixels * tile.columns / (128 * 64);  // pieces of a block
+    const int64_t waves = (pieces / work + multiprocessors - 1) / multiprocessors;
+    const int64_t cost = waves * (kHeadSteps + work * steps);
+    if (cost < least) {
+      least = cost;
+      best = tile;
+    }
+  }
+  return best;
 }
 
 }  // namespace cae::gpu

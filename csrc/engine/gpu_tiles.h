@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which tile convolves a layer on a GPU: 128 pixels times 64 or 128 columns of the product.
+// Which tile convolves a layer on a GPU: pixels times columns of the product.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct TileRow {
   int32_t height;   // of the convolution's output grid
   int32_t width;
   int32_t from_rows;
-  int32_t block_columns;
+  cuda::ConvTile tile;
 };
 
 struct TileTable {
@@ -29,24 +29,24 @@ struct TileTable {
 
 struct TileStep {
   int32_t from_rows;
-  int32_t block_columns;
+  cuda::ConvTile tile;
 };
 
 /// gpu_tile_table.inc, which bench/gpu/tune.py writes.
 const TileTable& tile_table();
 
-/// True where blocks of so many columns can run the layer on every GPU.
-bool tile_fits(const cuda::ConvParams& layer, int32_t block_columns);
+/// True where blocks of that tile can run the layer on every GPU that has its path.
+bool tile_fits(const cuda::ConvParams& layer, const cuda::ConvTile& tile);
 
 /// What the table says of a layer, by rows; nothing where it is for GPUs of another size.
 std::vector<TileStep> tiles_of(const TileTable& table, const cuda::ConvParams& layer,
                                int multiprocessors);
 
-/// Columns of a block for `rows` rows: what `steps` say, else what arithmetic gives.
-int32_t choose_tile(const std::vector<TileStep>& steps, const cuda::ConvParams& layer, int32_t rows,
-                    int multiprocessors);
+/// The tile for `rows` rows: what `steps` say, else what arithmetic gives.
+cuda::ConvTile choose_tile(const std::vector<TileStep>& steps, const cuda::ConvParams& layer,
+                           int32_t rows, int multiprocessors);
 
-/// The width that takes fewer steps, counted in waves of blocks.
-int32_t tile_by_arithmetic(const cuda::ConvParams& layer, int32_t rows, int multiprocessors);
+/// The tile that takes fewest steps, counted in waves of blocks; of several the smallest.
+cuda::ConvTile tile_by_arithmetic(const cuda::ConvParams& layer, int32_t rows, int multiprocessors);
 
 }  // namespace cae::gpu

@@ -85,7 +85,7 @@ ConvProblem::ConvProblem(const ConvCase& conv, unsigned seed) : c(conv), random_
   params.out_width = out_width;
   params.out_channels = stored_out;
   params.real_channels = c.out;
-  params.block_columns = c.block_columns;
+  params.tile = c.tile;
   params.path = c.path;
   params.cluster = c.cluster;
   params.overlap = true;  // the emulator is strictest then

@@ -29,7 +29,8 @@ struct ConvCase {
   cuda::ConvKind kind;
   cuda::ConvPrologue prologue;
   cuda::ConvEpilogue epilogue;
-  int rows, height, width, in, out, block_columns;
+  int rows, height, width, in, out;
+  cuda::ConvTile tile;
   cuda::ConvPath path = cuda::ConvPath::kPortable;
   int cluster = 2;
 };

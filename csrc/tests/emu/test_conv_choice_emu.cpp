@@ -64,7 +64,7 @@ void shifts_weights(const ConvParams& p, void* stream) {
 }
 void loses_wide_blocks(const ConvParams& p, void* stream) {
   ConvParams wrong = p;
-  if (p.block_columns == 128) {
+  if (p.tile.columns == 128) {
     wrong.out_width -= 1;
   }
   cae::cuda::conv_tile(wrong, stream);
@@ -73,8 +73,9 @@ void loses_wide_blocks(const ConvParams& p, void* stream) {
 /// Wide blocks a little off, as another order of sums would put them: here, of the portable path.
 void adds_otherwise(const ConvParams& p, void* stream) {
   ConvParams other = p;
-  if (p.block_columns == 128) {
+  if (p.tile.columns == 128) {
     other.path = ConvPath::kPortable;
+    other.tile = {128, 128};
   }
   cae::cuda::conv_tile(other, stream);
 }
@@ -83,13 +84,14 @@ void test_disagreement() {
   setenv("CAE_EMU_ARCH", "90", 1);
   for (const int cluster : {1, 2, 4}) {
     const cae::gpu::ConvAgreement agreement = conv_paths_agree(0, cluster);
-    CAE_TEST_CHECK(agreement.close && agreement.same_bits);
+    CAE_TEST_CHECK(agreement.wrong.empty() && agreement.same_bits);
   }
-  CAE_TEST_CHECK(!conv_paths_agree(0, 1, writes_nothing).close);
-  CAE_TEST_CHECK(!conv_paths_agree(0, 1, shifts_weights).close);
-  CAE_TEST_CHECK(!conv_paths_agree(0, 1, loses_wide_blocks).close);
+  const std::string all = "tile 128 x 64, 128 x 128, 64 x 128, 128 x 256";
+  CAE_TEST_CHECK(conv_paths_agree(0, 1, writes_nothing).wrong == all);
+  CAE_TEST_CHECK(conv_paths_agree(0, 1, shifts_weights).wrong == all);
+  CAE_TEST_CHECK(conv_paths_agree(0, 1, loses_wide_blocks).wrong == "tile 128 x 128, 64 x 128");
   const cae::gpu::ConvAgreement agreement = conv_paths_agree(0, 1, adds_otherwise);
-  CAE_TEST_CHECK(agreement.close && !agreement.same_bits);
+  CAE_TEST_CHECK(agreement.wrong.empty() && !agreement.same_bits);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@ using cae::cuda::ConvEpilogue;
 using cae::cuda::ConvKind;
 using cae::cuda::ConvPath;
 using cae::cuda::ConvPrologue;
+using cae::cuda::ConvTile;
 using cae::test::ConvCase;
 using cae::test::ConvProblem;
 using cae::test::from_half;
@@ -193,23 +194,23 @@ void test_all_kinds() {
   constexpr auto kBiasRelu = ConvEpilogue::kBiasRelu;
   constexpr auto kShuffle = ConvEpilogue::kShuffle;
   const ConvCase cases[] = {
-      {k3, kPlain, kMoments, 1, 4, 4, 16, 16, 64},
-      {k3, kAffine, kMoments, 2, 9, 17, 72, 72, 64},
-      {k3, kResidual, kMoments, 1, 16, 16, 136, 136, 64},
-      {k3, kResidual, kMoments, 1, 5, 12, 20, 20, 64},
-      {k3, kAffine, kMoments, 1, 8, 16, 130, 220, 128},
-      {k3, kResidual, kMoments, 1, 10, 16, 64, 90, 128},
-      {kUp, kResidual, kShuffle, 2, 4, 4, 16, 8, 64},
-      {kUp, kAffine, kShuffle, 1, 9, 18, 40, 20, 64},
-      {kUp, kResidual, kShuffle, 1, 8, 16, 64, 32, 128},
-      {kUp, kAffine, kShuffle, 1, 10, 12, 12, 30, 128},
-      {kTwo, kAffine, kMoments, 1, 20, 36, 10, 20, 64},
-      {kTwo, kPlain, kBiasRelu, 2, 16, 16, 72, 33, 64},
-      {kTwo, kPlain, kBiasRelu, 1, 2, 2, 16, 16, 64},
-      {kTwo, kPlain, kBiasRelu, 1, 5, 5, 8, 8, 64},
-      {kImage, kPlain, kMoments, 2, 16, 20, 3, 24, 64},
-      {kImage, kPlain, kBiasRelu, 1, 16, 16, 1, 66, 64},
-      {kImage, kPlain, kMoments, 1, 24, 16, 4, 8, 64},
+      {k3, kPlain, kMoments, 1, 4, 4, 16, 16, {128, 64}},
+      {k3, kAffine, kMoments, 2, 9, 17, 72, 72, {128, 64}},
+      {k3, kResidual, kMoments, 1, 16, 16, 136, 136, {128, 64}},
+      {k3, kResidual, kMoments, 1, 5, 12, 20, 20, {128, 64}},
+      {k3, kAffine, kMoments, 1, 8, 16, 130, 220, {128, 128}},
+      {k3, kResidual, kMoments, 1, 10, 16, 64, 90, {128, 128}},
+      {kUp, kResidual, kShuffle, 2, 4, 4, 16, 8, {128, 64}},
+      {kUp, kAffine, kShuffle, 1, 9, 18, 40, 20, {128, 64}},
+      {kUp, kResidual, kShuffle, 1, 8, 16, 64, 32, {128, 128}},
+      {kUp, kAffine, kShuffle, 1, 10, 12, 12, 30, {128, 128}},
+      {kTwo, kAffine, kMoments, 1, 20, 36, 10, 20, {128, 64}},
+      {kTwo, kPlain, kBiasRelu, 2, 16, 16, 72, 33, {128, 64}},
+      {kTwo, kPlain, kBiasRelu, 1, 2, 2, 16, 16, {128, 64}},
+      {kTwo, kPlain, kBiasRelu, 1, 5, 5, 8, 8, {128, 64}},
+      {kImage, kPlain, kMoments, 2, 16, 20, 3, 24, {128, 64}},
+      {kImage, kPlain, kBiasRelu, 1, 16, 16, 1, 66, {128, 64}},
+      {kImage, kPlain, kMoments, 1, 24, 16, 4, 8, {128, 64}},
   };
   for (const ConvCase& c : cases) {
     test_case(c);
@@ -228,27 +229,38 @@ void test_wgmma() {
   constexpr auto kBiasRelu = ConvEpilogue::kBiasRelu;
   constexpr auto kWgmma = ConvPath::kWgmma;
   const ConvCase cases[] = {
-      {k3, kPlain, kMoments, 1, 4, 4, 16, 16, 64, kWgmma, 1},
-      {k3, kAffine, kMoments, 2, 9, 17, 72, 72, 64, kWgmma, 4},
-      {k3, kResidual, kMoments, 1, 16, 16, 200, 72, 64, kWgmma, 2},  // buffers come round twice
-      {k3, kResidual, kMoments, 1, 5, 12, 20, 20, 64, kWgmma, 4},    // one tile: no cluster
-      {k3, kAffine, kMoments, 1, 8, 16, 130, 220, 128, kWgmma, 1},
-      {k3, kResidual, kMoments, 1, 10, 16, 64, 90, 128, kWgmma, 2},
-      {k3, kResidual, kMoments, 1, 16, 30, 72, 128, 128, kWgmma, 4},
-      {kUp, kResidual, kShuffle, 2, 4, 4, 16, 8, 64, kWgmma, 2},
-      {kUp, kAffine, kShuffle, 1, 9, 18, 40, 20, 64, kWgmma, 2},
-      {kUp, kResidual, kShuffle, 1, 8, 16, 64, 32, 128, kWgmma, 1},
-      {kUp, kAffine, kShuffle, 1, 10, 12, 12, 30, 128, kWgmma, 2},
-      {kTwo, kAffine, kMoments, 1, 20, 36, 10, 20, 64, kWgmma, 2},
-      {kTwo, kPlain, kBiasRelu, 2, 16, 16, 72, 33, 64, kWgmma, 2},
-      {kTwo, kPlain, kBiasRelu, 1, 2, 2, 16, 16, 64, kWgmma, 1},
+      {k3, kPlain, kMoments, 1, 4, 4, 16, 16, {128, 64}, kWgmma, 1},
+      {k3, kAffine, kMoments, 2, 9, 17, 72, 72, {128, 64}, kWgmma, 4},
+      {k3, kResidual, kMoments, 1, 16, 16, 200, 72, {128, 64}, kWgmma, 2},  // buffers come round
+                                                                            // twice
+      {k3, kResidual, kMoments, 1, 5, 12, 20, 20, {128, 64}, kWgmma, 4},    // one tile: no cluster
+      {k3, kAffine, kMoments, 1, 8, 16, 130, 220, {128, 128}, kWgmma, 1},
+      {k3, kResidual, kMoments, 1, 10, 16, 64, 90, {128, 128}, kWgmma, 2},
+      {k3, kResidual, kMoments, 1, 16, 30, 72, 128, {128, 128}, kWgmma, 4},
+      {kUp, kResidual, kShuffle, 2, 4, 4, 16, 8, {128, 64}, kWgmma, 2},
+      {kUp, kAffine, kShuffle, 1, 9, 18, 40, 20, {128, 64}, kWgmma, 2},
+      {kUp, kResidual, kShuffle, 1, 8, 16, 64, 32, {128, 128}, kWgmma, 1},
+      {kUp, kAffine, kShuffle, 1, 10, 12, 12, 30, {128, 128}, kWgmma, 2},
+      // Blocks of 8 x 8 pixels, also where one of a pair lies outside.
+      {k3, kPlain, kMoments, 1, 4, 4, 16, 128, {64, 128}, kWgmma, 1},
+      {k3, kAffine, kMoments, 2, 9, 17, 72, 70, {64, 128}, kWgmma, 4},
+      {k3, kResidual, kMoments, 1, 16, 16, 200, 128, {64, 128}, kWgmma, 2},
+      {kUp, kResidual, kShuffle, 2, 8, 24, 64, 32, {64, 128}, kWgmma, 4},
+      {kUp, kAffine, kShuffle, 1, 10, 12, 12, 30, {64, 128}, kWgmma, 2},
+      // Blocks of 256 columns.
+      {k3, kPlain, kMoments, 1, 8, 16, 16, 220, {128, 256}, kWgmma, 1},
+      {k3, kResidual, kMoments, 1, 10, 20, 200, 256, {128, 256}, kWgmma, 2},
+      {kUp, kAffine, kShuffle, 1, 9, 16, 72, 60, {128, 256}, kWgmma, 2},
+      {kTwo, kAffine, kMoments, 1, 20, 36, 10, 20, {128, 64}, kWgmma, 2},
+      {kTwo, kPlain, kBiasRelu, 2, 16, 16, 72, 33, {128, 64}, kWgmma, 2},
+      {kTwo, kPlain, kBiasRelu, 1, 2, 2, 16, 16, {128, 64}, kWgmma, 1},
   };
   for (const ConvCase& c : cases) {
     test_case(c);
   }
 }
 
-/// Width of blocks and size of clusters change nothing, not one bit.
+/// Tiles and size of clusters change nothing, not one bit.
 void test_shapes_agree(ConvPath path) {
   ConvCase c = {ConvKind::kConv3x3,
                 ConvPrologue::kResidual,
@@ -257,14 +269,18 @@ void test_shapes_agree(ConvPath path) {
                 16,
                 20,
                 72,
-                128,
-                64,
+                256,
+                {128, 64},
                 path,
                 1};
   ConvProblem first(c, 5);
   cae::test::run_conv(first);
-  for (const auto& [columns, cluster] : {std::pair{64, 4}, {128, 1}, {128, 2}}) {
-    c.block_columns = columns;
+  std::vector<std::pair<ConvTile, int>> others = {{{128, 64}, 4}, {{128, 128}, 1}, {{128, 128}, 2}};
+  if (path == ConvPath::kWgmma) {
+    others.insert(others.end(), {{{64, 128}, 1}, {{64, 128}, 4}, {{128, 256}, 1}, {{128, 256}, 2}});
+  }
+  for (const auto& [tile, cluster] : others) {
+    c.tile = tile;
     c.cluster = cluster;
     ConvProblem p(c, 5);
     cae::test::run_conv(p);
@@ -274,9 +290,9 @@ void test_shapes_agree(ConvPath path) {
   }
 }
 
-void test_rows_are_looked_up_and_skipped(ConvPath path) {
+void test_rows_are_looked_up_and_skipped(ConvPath path, const ConvTile& tile) {
   ConvProblem p({ConvKind::kConv3x3, ConvPrologue::kResidual, ConvEpilogue::kMoments, 3, 6, 6, 16,
-                 16, 64, path},
+                 128, tile, path},
                 11);
   ConvProblem plain = p;
   plain.rebind();
@@ -301,10 +317,11 @@ void test_rows_are_looked_up_and_skipped(ConvPath path) {
 
 int main() {
   test_all_kinds();
-  test_rows_are_looked_up_and_skipped(ConvPath::kPortable);
+  test_rows_are_looked_up_and_skipped(ConvPath::kPortable, {128, 64});
   test_wgmma();
   test_shapes_agree(ConvPath::kPortable);
   test_shapes_agree(ConvPath::kWgmma);
-  test_rows_are_looked_up_and_skipped(ConvPath::kWgmma);
+  test_rows_are_looked_up_and_skipped(ConvPath::kWgmma, {128, 64});
+  test_rows_are_looked_up_and_skipped(ConvPath::kWgmma, {64, 128});
   return cae::testing::finish("test_conv_tile_emu");
 }

@@ -32,6 +32,10 @@ enum class Bug {
   kEndsEarly,
   kNoPdlWait,
   kLoadersDoNotPdlWait,
+  kPairNotMet,
+  kSumsNotSent,
+  kLoadersDoNotMeet,
+  kRegistersKept,
 };
 
 struct Seed {
@@ -42,6 +46,7 @@ struct Seed {
 Seed seed;
 thread_local int block_barriers = 0;  // that threads of a launch on this host thread passed
 thread_local int epilogue_barriers = 0;
+thread_local int cluster_barriers = 0;
 thread_local int free_stages = 0;  // that lanes waited for
 
 constexpr int kStages = 3;
@@ -94,8 +99,23 @@ KFN uint32_t mapa(uint32_t address, uint32_t block) {
   return dev::mapa(address, is(Bug::kReleasedHereOnly) ? dev::ctarank() : block);
 }
 KFN void cluster_sync() {
-  if (!is(Bug::kClusterNotMet)) {
-    dev::cluster_sync();
+  // The first is the kernel's, the others are those of a pair.
+  const bool first = ++cluster_barriers <= dev::clustersize() * dev::threads();
+  if (is(Bug::kClusterNotMet) || (is(Bug::kPairNotMet) && !first) ||
+      (is(Bug::kLoadersDoNotMeet) && !first && dev::tid() >= 128)) {
+    return;
+  }
+  dev::cluster_sync();
+}
+KFN void stsf_cluster(uint32_t address, float value) {
+  if (!is(Bug::kSumsNotSent)) {
+    dev::stsf_cluster(address, value);
+  }
+}
+template <int kCount>
+KFN void give_registers() {
+  if (!is(Bug::kRegistersKept)) {
+    dev::give_registers<kCount>();
   }
 }
 KFN void wg_fence() {
@@ -143,33 +163,54 @@ using cae::cuda::ConvKind;
 using cae::cuda::ConvParams;
 using cae::cuda::ConvPrologue;
 
-// Three stages: an instance of the templates that no other file has.
-using Config = cae::cuda::WgmmaConfig<cae::cuda::ConvShape<ConvKind::kConv3x3>, 64, kStages>;
+// Three stages: instances of the templates that no other file has.
+template <int kWidth, int kColumns>
+using Config =
+    cae::cuda::WgmmaConfig<cae::cuda::ConvShape<ConvKind::kConv3x3, kWidth>, kColumns, kStages>;
 
+template <class Config>
 void launch_seeded(const ConvParams& p, void* stream) {
+  seed.barriers_at = Config::kBarriersAt;
   cae::cuda::LaunchOptions options;
   options.cluster = p.cluster;
   options.overlap = p.overlap;
   cae::cuda::launch(
       cae::cuda::conv_wgmma_kernel<Config, ConvPrologue::kResidual, ConvEpilogue::kMoments>,
-      cae::cuda::Grid{cae::cuda::conv_tiles(p.out_height, p.out_width),
-                      cae::cuda::conv_pieces(p.out_channels), p.rows},
+      cae::cuda::Grid{cae::cuda::conv_tiles(p.out_height, p.out_width) * Config::kShares,
+                      cae::cuda::conv_pieces(p.out_channels) / Config::kPieces, p.rows},
       Config::kBlockThreads, Config::kNormAt + cae::cuda::norm_bytes(p.in_channels), stream, p,
       options);
 }
 
+struct Kernel {
+  void (*launch)(const ConvParams&, void*);
+  int columns;
+};
+constexpr Kernel kNarrow = {launch_seeded<Config<16, 64>>, 64};
+constexpr Kernel kHalf = {launch_seeded<Config<8, 128>>, 128};  // in pairs
+constexpr Kernel kWidest = {launch_seeded<Config<16, 256>>, 256};
+
 /// What a launch ends with: empty, or the fault's words.
-std::string run(Bug bug, int cluster) {
+std::string run(Bug bug, int cluster, const Kernel& kernel = kNarrow) {
   // Four k-blocks: both patches and all stages come round.
-  cae::test::ConvProblem p({ConvKind::kConv3x3, ConvPrologue::kResidual, ConvEpilogue::kMoments, 1,
-                            9, 16, 200, 16, 64, cae::cuda::ConvPath::kWgmma, cluster},
+  cae::test::ConvProblem p({ConvKind::kConv3x3,
+                            ConvPrologue::kResidual,
+                            ConvEpilogue::kMoments,
+                            1,
+                            9,
+                            16,
+                            200,
+                            kernel.columns - 48,
+                            {},
+                            cae::cuda::ConvPath::kWgmma,
+                            cluster},
                            3);
   cae::test::ConvProblem right = p;
   right.rebind();
-  seed = {bug, Config::kBarriersAt, Config::kStages};
-  block_barriers = epilogue_barriers = free_stages = 0;
+  seed = {bug, 0, kStages};
+  block_barriers = epilogue_barriers = cluster_barriers = free_stages = 0;
   try {
-    cae::test::run_conv(p, {}, launch_seeded);
+    cae::test::run_conv(p, {}, kernel.launch);
   } catch (const cae::emu::Fault& fault) {
     return fault.what();
   }
@@ -180,8 +221,8 @@ std::string run(Bug bug, int cluster) {
              : "other results";
 }
 
-void test_bug(Bug bug, const char* message, int cluster = 1) {
-  const std::string found = run(bug, cluster);
+void test_bug(Bug bug, const char* message, int cluster = 1, const Kernel& kernel = kNarrow) {
+  const std::string found = run(bug, cluster, kernel);
   const std::string what = "bug " + std::to_string(static_cast<int>(bug)) + " should say \"" +
                            message + "\", said \"" + found + "\"";
   cae::testing::check(found.find(message) != std::string::npos, what.c_str(), __FILE__, __LINE__);
@@ -213,5 +254,17 @@ int main() {
   test_bug(Bug::kNoPdlWait, "global access before pdl_wait()");
   test_bug(Bug::kLoadersDoNotPdlWait, "global access before pdl_wait()", 2);
   CAE_TEST_CHECK(run(Bug::kNone, 2).empty());
+
+  CAE_TEST_CHECK(run(Bug::kNone, 2, kHalf).empty());
+  CAE_TEST_CHECK(run(Bug::kNone, 4, kHalf).empty());
+  test_bug(Bug::kPairNotMet, "which nobody has written so far", 2, kHalf);
+  test_bug(Bug::kSumsNotSent, "which nobody has written so far", 2, kHalf);
+  test_bug(Bug::kLoadersDoNotMeet, "deadlock", 2, kHalf);
+  test_bug(Bug::kNoWaitForPatch, "race: ", 2, kHalf);
+  CAE_TEST_CHECK(run(Bug::kNone, 1, kWidest).empty());
+  CAE_TEST_CHECK(run(Bug::kNone, 2, kWidest).empty());
+  test_bug(Bug::kRegistersKept, "registers a thread that no other gave back", 1, kWidest);
+  test_bug(Bug::kNoWaitForFreePatch, "race: ", 1, kWidest);
+  test_bug(Bug::kNoBarrierBeforeEpilogue, "race: ", 1, kWidest);
   return cae::testing::finish("test_conv_wgmma_bugs");
 }

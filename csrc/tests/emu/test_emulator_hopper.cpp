@@ -269,6 +269,84 @@ void test_cluster() {
               {5, "may end before others arrive"}});
 }
 
+// Each block of a pair stores into the other's shared memory, twice over the same place.
+KERNEL void __launch_bounds__(32) exchange_kernel(const Case p) {
+  const uint32_t mine = dev::smem_base() + dev::tid() * 4;
+  const uint32_t theirs = dev::mapa(mine, p.bug == 1 ? 2 : dev::ctarank() ^ 1);
+  dev::stsf(mine, -1.0F);
+  if (p.bug != 2) {
+    dev::cluster_sync();
+  }
+  dev::stsf_cluster(theirs, static_cast<float>(dev::tid() + 100 * dev::ctarank()));
+  if (p.bug == 3) {
+    dev::sync();  // orders nothing between blocks
+  } else {
+    dev::cluster_sync();
+  }
+  float sum = dev::ldsf(mine);
+  if (p.bug != 4) {  // the other may still be reading
+    dev::cluster_sync();
+  }
+  if (p.bug == 5) {
+    dev::stsf(mine, 0.0F);
+  }
+  dev::stsf_cluster(p.bug == 6 ? theirs + 4096 : theirs, 1000.0F);
+  if (p.bug == 7) {  // the other may have ended
+    return dev::store(p.out + dev::bx() * 32 + dev::tid(), sum);
+  }
+  dev::cluster_sync();
+  sum += dev::ldsf(mine);
+  dev::store(p.out + dev::bx() * 32 + dev::tid(), sum);
+}
+
+void test_exchange() {
+  CaseShape shape;
+  shape.grid = Grid{4, 1, 1};
+  shape.threads = 32;
+  shape.cluster = 2;
+  check_bugs("exchange", exchange_kernel, shape,
+             {{1, "no block 2 in the cluster"},
+              {2, "may not have started"},
+              {3, "race: "},
+              {4, "race: "},
+              {5, "race: "},
+              {6, "access out of bounds to 4 bytes at byte 4"},
+              {7, "may end before others store into its shared memory"}});
+  std::vector<float> out;
+  CAE_TEST_CHECK(run_case(exchange_kernel, shape, 0, &out).empty());
+  for (int i = 0; i < 128; ++i) {
+    CAE_TEST_CHECK(out[i] == static_cast<float>(i % 32 + 100 * (1 - i / 32 % 2) + 1000));
+  }
+}
+
+// Two warpgroups and a warp: 224 registers a thread at the launch.
+KERNEL void __launch_bounds__(288) pool_kernel(const Case p) {
+  if (dev::tid() < 128) {
+    if (p.bug == 1) {
+      dev::take_registers<232>();
+    } else if (p.bug == 2) {
+      dev::give_registers<232>();
+    } else if (p.bug != 3 || dev::tid() != 0) {
+      dev::give_registers<200>();
+    }
+  } else if (dev::tid() < 256) {
+    p.bug == 4 ? dev::take_registers<256>() : dev::take_registers<248>();
+  } else if (p.bug == 5) {
+    dev::give_registers<200>();
+  }
+}
+
+void test_registers_of_warpgroups() {
+  CaseShape shape;
+  shape.threads = 288;
+  check_bugs("pool", pool_kernel, shape,
+             {{1, "wait for 32 registers a thread"},
+              {2, "gives back registers: from 224 to 232"},
+              {3, "deadlock"},
+              {4, "wait for 8 registers a thread"},
+              {5, "in a warp that is in none"}});
+}
+
 }  // namespace
 
 int main() {
@@ -276,5 +354,7 @@ int main() {
   test_fence();
   test_registers();
   test_cluster();
+  test_exchange();
+  test_registers_of_warpgroups();
   return cae::testing::finish("test_emulator_hopper");
 }

@@ -16,6 +16,7 @@ using cae::cuda::ConvEpilogue;
 using cae::cuda::ConvKind;
 using cae::cuda::ConvParams;
 using cae::cuda::ConvPath;
+using cae::cuda::ConvTile;
 using cae::gpu::choose_tile;
 using cae::gpu::tile_by_arithmetic;
 using cae::gpu::tile_fits;
@@ -25,6 +26,10 @@ using cae::gpu::tiles_of;
 using cae::gpu::TileTable;
 
 constexpr int kGpu = 132;  // multiprocessors
+constexpr ConvTile kNarrow = {128, 64};
+constexpr ConvTile kHalf = {64, 128};
+constexpr ConvTile kWide = {128, 128};
+constexpr ConvTile kWidest = {128, 256};
 
 ConvParams layer_of(const TileRow& row) {
   ConvParams p;
@@ -45,7 +50,7 @@ void test_table() {
   const bool calculated = std::string(table.source) == "by arithmetic, not measured";
   for (const TileRow& row : table.rows) {
     const ConvParams layer = layer_of(row);
-    CAE_TEST_CHECK(tile_fits(layer, row.block_columns));
+    CAE_TEST_CHECK(tile_fits(layer, row.tile));
     const auto steps = tiles_of(table, layer, table.multiprocessors);
     CAE_TEST_CHECK(!steps.empty() && steps.front().from_rows == 1);
     for (int32_t rows = 1; rows <= 64 && calculated; ++rows) {
@@ -56,38 +61,62 @@ void test_table() {
 }
 
 void test_choice() {
-  const TileRow row = {ConvPath::kWgmma, ConvKind::kConv3x3, 256, 256, 64, 64, 1, 128};
+  const TileRow row = {ConvPath::kWgmma, ConvKind::kConv3x3, 256, 256, 64, 64, 1, kWide};
   TileRow later = row;
   later.from_rows = 5;
-  later.block_columns = 64;
+  later.tile = kHalf;
   const TileTable table = {"made up", kGpu, {later, row}};  // in any order
   ConvParams layer = layer_of(row);
   const auto chosen = [&](int32_t rows, int multiprocessors = kGpu) {
     return choose_tile(tiles_of(table, layer, multiprocessors), layer, rows, multiprocessors);
   };
-  CAE_TEST_CHECK(chosen(1) == 128 && chosen(4) == 128 && chosen(5) == 64 && chosen(700) == 64);
+  CAE_TEST_CHECK(chosen(1) == kWide && chosen(4) == kWide && chosen(5) == kHalf &&
+                 chosen(700) == kHalf);
   // Another GPU, path or layer: arithmetic, whose one image takes narrow blocks here.
   CAE_TEST_CHECK(chosen(1, 108) == tile_by_arithmetic(layer, 1, 108));
   layer.path = ConvPath::kPortable;
-  CAE_TEST_CHECK(chosen(1) == 64 && chosen(2) == 128);
+  CAE_TEST_CHECK(chosen(1) == kNarrow && chosen(2) == kWide);
   layer = layer_of(row);
   layer.out_height = 72;
   CAE_TEST_CHECK(tiles_of(table, layer, kGpu).empty());
 }
 
-/// What no block of 128 columns can run is not taken from a table either.
+/// What no such block can run is not taken from a table either.
 void test_fit() {
-  const TileRow odd = {ConvPath::kPortable, ConvKind::kConv3x3, 64, 192, 16, 16, 1, 128};
-  const TileRow deep = {ConvPath::kPortable, ConvKind::kConv3x3, 712, 256, 16, 16, 1, 128};
-  const TileRow strided = {ConvPath::kPortable, ConvKind::kStride2, 64, 128, 16, 16, 1, 128};
-  for (const TileRow& row : {odd, deep, strided}) {
+  constexpr auto kPortable = ConvPath::kPortable;
+  constexpr auto kWgmma = ConvPath::kWgmma;
+  constexpr auto k3 = ConvKind::kConv3x3;
+  const TileRow refused[] = {
+      {kPortable, k3, 64, 192, 16, 16, 1, kWide},  // an odd number of pieces
+      {kWgmma, k3, 64, 192, 16, 16, 1, kHalf},
+      {kWgmma, k3, 64, 384, 16, 16, 1, kWidest},
+      {kPortable, k3, 712, 256, 16, 16, 1, kWide},  // too deep for the memory of some
+      {kPortable, k3, 64, 256, 16, 16, 1, kHalf},   // of the other path
+      {kPortable, k3, 64, 256, 16, 16, 1, kWidest},
+      {kPortable, ConvKind::kStride2, 64, 256, 16, 16, 1, kWide},
+      {kWgmma, ConvKind::kStride2, 64, 256, 16, 16, 1, kWidest},
+      {kWgmma, k3, 64, 256, 16, 16, 1, {128, 96}},  // there is none
+      {kWgmma, k3, 64, 256, 16, 16, 1, {64, 64}},
+  };
+  for (const TileRow& row : refused) {
     const ConvParams layer = layer_of(row);
-    CAE_TEST_CHECK(tile_fits(layer, 64) && !tile_fits(layer, 128));
+    CAE_TEST_CHECK(tile_fits(layer, kNarrow) && !tile_fits(layer, row.tile));
     CAE_TEST_CHECK(tiles_of({"made up", kGpu, {row}}, layer, kGpu).empty());
-    CAE_TEST_CHECK(tile_by_arithmetic(layer, 64, kGpu) == 64);
+    CAE_TEST_CHECK(tile_by_arithmetic(layer, 64, kGpu) != row.tile);
   }
-  CAE_TEST_CHECK(
-      !tile_fits(layer_of({ConvPath::kPortable, ConvKind::kConv3x3, 64, 128, 8, 8}), 96));
+  const ConvParams deep = layer_of({kWgmma, k3, 2048, 256, 16, 16, 1, kNarrow});
+  for (const ConvTile& tile : {kNarrow, kHalf, kWide, kWidest}) {
+    CAE_TEST_CHECK(tile_fits(deep, tile));
+  }
+}
+
+/// Fewest waves of work; a block's head is paid less often by larger ones.
+void test_arithmetic() {
+  const ConvParams layer =
+      layer_of({ConvPath::kWgmma, ConvKind::kConv3x3, 256, 256, 64, 64, 1, {}});
+  CAE_TEST_CHECK(tile_by_arithmetic(layer, 1, kGpu) == kNarrow);  // one wave of small blocks
+  CAE_TEST_CHECK(tile_by_arithmetic(layer, 2, kGpu) == kWide);
+  CAE_TEST_CHECK(tile_by_arithmetic(layer, 4, kGpu) == kWidest);  // one wave of 128 blocks
 }
 
 bool one_tile = false;
@@ -97,7 +126,7 @@ void launch_layer(const ConvParams& p, void* stream) {
   cae::gpu::GpuConv conv;
   conv.params = p;
   conv.moments.parts = conv.moments.norm.parts = 1;
-  conv.tiles = {{1, 64}, {2, 128}};
+  conv.tiles = {{1, kNarrow}, {2, kWide}};
   conv.one_tile = one_tile;
   cae::gpu::LayerInput input;
   input.prologue = p.prologue;
@@ -109,7 +138,7 @@ void launch_layer(const ConvParams& p, void* stream) {
 /// Blocks of a launch with so many rows of one tile and 128 columns.
 int64_t blocks_of(int rows, ConvPath path) {
   cae::test::ConvProblem problem({ConvKind::kConv3x3, cae::cuda::ConvPrologue::kAffineRelu,
-                                  ConvEpilogue::kMoments, rows, 8, 16, 16, 128, 64, path},
+                                  ConvEpilogue::kMoments, rows, 8, 16, 16, 128, kNarrow, path},
                                  7);
   cae::emu::reset_counts();
   cae::test::run_conv(problem, {}, launch_layer);
@@ -133,6 +162,7 @@ int main() {
   test_table();
   test_choice();
   test_fit();
+  test_arithmetic();
   test_one_tile();
   return cae::testing::finish("test_gpu_tiles_emu");
 }

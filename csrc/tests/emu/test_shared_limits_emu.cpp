@@ -21,10 +21,14 @@ using cae::cuda::ConvKind;
 using cae::cuda::ConvParams;
 using cae::cuda::ConvPath;
 using cae::cuda::ConvPrologue;
+using cae::cuda::ConvTile;
 
 constexpr int kMostChannels = 512;  // what the engine serves, see engine/gpu_network.cpp
 constexpr int kMostInputs = 4 * kMostChannels;  // of the individual code
 constexpr int kMostWideInputs = 704;            // for blocks of 128 columns, see gpu_tiles.cpp
+
+constexpr ConvTile kNarrow = {128, 64};
+constexpr ConvTile kWide = {128, 128};
 
 enum class Outcome { kRefused, kStarted };
 
@@ -43,7 +47,7 @@ Outcome outcome_of(const std::function<void()>& launch) {
   return Outcome::kStarted;
 }
 
-Outcome conv(ConvKind kind, ConvPrologue prologue, ConvEpilogue epilogue, int inputs, int columns,
+Outcome conv(ConvKind kind, ConvPrologue prologue, ConvEpilogue epilogue, int inputs, ConvTile tile,
              ConvPath path = ConvPath::kPortable) {
   ConvParams p;
   p.kind = kind;
@@ -53,49 +57,49 @@ Outcome conv(ConvKind kind, ConvPrologue prologue, ConvEpilogue epilogue, int in
   p.in_height = p.in_width = 16;
   p.out_height = p.out_width = kind == ConvKind::kStride2 ? 8 : 16;
   p.in_channels = inputs;
-  p.out_channels = p.real_channels = 128;
-  p.block_columns = columns;
+  p.out_channels = p.real_channels = 256;
+  p.tile = tile;
   p.path = path;
   p.norm.channels = inputs;
   return outcome_of([&] { cae::cuda::conv_tile(p, nullptr); });
 }
 
-Outcome largest_3x3(ConvPrologue prologue, int inputs, int columns) {
-  return conv(ConvKind::kConv3x3, prologue, ConvEpilogue::kMoments, inputs, columns);
+Outcome largest_3x3(ConvPrologue prologue, int inputs, ConvTile tile) {
+  return conv(ConvKind::kConv3x3, prologue, ConvEpilogue::kMoments, inputs, tile);
 }
 
 void test_convolutions() {
   for (const ConvPrologue prologue :
        {ConvPrologue::kPlain, ConvPrologue::kAffineRelu, ConvPrologue::kResidual}) {
-    CAE_TEST_CHECK(largest_3x3(prologue, kMostInputs, 64) == Outcome::kStarted);
-    CAE_TEST_CHECK(largest_3x3(prologue, kMostWideInputs, 128) == Outcome::kStarted);
+    CAE_TEST_CHECK(largest_3x3(prologue, kMostInputs, kNarrow) == Outcome::kStarted);
+    CAE_TEST_CHECK(largest_3x3(prologue, kMostWideInputs, kWide) == Outcome::kStarted);
   }
   for (const ConvPrologue prologue : {ConvPrologue::kAffineRelu, ConvPrologue::kResidual}) {
-    for (const int columns : {64, 128}) {
-      const int inputs = columns == 64 ? kMostInputs : kMostWideInputs;
-      CAE_TEST_CHECK(conv(ConvKind::kUpsample, prologue, ConvEpilogue::kShuffle, inputs, columns) ==
+    for (const ConvTile tile : {kNarrow, kWide}) {
+      const int inputs = tile == kNarrow ? kMostInputs : kMostWideInputs;
+      CAE_TEST_CHECK(conv(ConvKind::kUpsample, prologue, ConvEpilogue::kShuffle, inputs, tile) ==
                      Outcome::kStarted);
     }
   }
   CAE_TEST_CHECK(conv(ConvKind::kStride2, ConvPrologue::kPlain, ConvEpilogue::kBiasRelu,
-                      kMostInputs, 64) == Outcome::kStarted);
+                      kMostInputs, kNarrow) == Outcome::kStarted);
   CAE_TEST_CHECK(conv(ConvKind::kStride2, ConvPrologue::kAffineRelu, ConvEpilogue::kMoments,
-                      kMostInputs, 64) == Outcome::kStarted);
-  CAE_TEST_CHECK(conv(ConvKind::kImage7x7, ConvPrologue::kPlain, ConvEpilogue::kBiasRelu, 4, 64) ==
-                 Outcome::kStarted);
-  CAE_TEST_CHECK(conv(ConvKind::kImage7x7, ConvPrologue::kPlain, ConvEpilogue::kMoments, 4, 64) ==
-                 Outcome::kStarted);
+                      kMostInputs, kNarrow) == Outcome::kStarted);
+  CAE_TEST_CHECK(conv(ConvKind::kImage7x7, ConvPrologue::kPlain, ConvEpilogue::kBiasRelu, 4,
+                      kNarrow) == Outcome::kStarted);
+  CAE_TEST_CHECK(conv(ConvKind::kImage7x7, ConvPrologue::kPlain, ConvEpilogue::kMoments, 4,
+                      kNarrow) == Outcome::kStarted);
 }
 
 void test_wgmma() {
-  for (const int columns : {64, 128}) {
+  for (const ConvTile tile : {kNarrow, ConvTile{64, 128}, kWide, ConvTile{128, 256}}) {
     CAE_TEST_CHECK(conv(ConvKind::kConv3x3, ConvPrologue::kResidual, ConvEpilogue::kMoments,
-                        kMostInputs, columns, ConvPath::kWgmma) == Outcome::kStarted);
+                        kMostInputs, tile, ConvPath::kWgmma) == Outcome::kStarted);
     CAE_TEST_CHECK(conv(ConvKind::kUpsample, ConvPrologue::kResidual, ConvEpilogue::kShuffle,
-                        kMostInputs, columns, ConvPath::kWgmma) == Outcome::kStarted);
+                        kMostInputs, tile, ConvPath::kWgmma) == Outcome::kStarted);
   }
   CAE_TEST_CHECK(conv(ConvKind::kStride2, ConvPrologue::kAffineRelu, ConvEpilogue::kMoments,
-                      kMostInputs, 64, ConvPath::kWgmma) == Outcome::kStarted);
+                      kMostInputs, kNarrow, ConvPath::kWgmma) == Outcome::kStarted);
 }
 
 void test_others() {
@@ -148,11 +152,12 @@ int main() {
   }
   // What the engine does not launch there would be refused: the limits are felt.
   setenv("CAE_EMU_ARCH", "86", 1);
-  CAE_TEST_CHECK(largest_3x3(ConvPrologue::kAffineRelu, kMostWideInputs + 64, 128) ==
+  CAE_TEST_CHECK(largest_3x3(ConvPrologue::kAffineRelu, kMostWideInputs + 64, kWide) ==
                  Outcome::kRefused);
-  CAE_TEST_CHECK(largest_3x3(ConvPrologue::kAffineRelu, 2 * kMostInputs, 64) == Outcome::kRefused);
+  CAE_TEST_CHECK(largest_3x3(ConvPrologue::kAffineRelu, 2 * kMostInputs, kNarrow) ==
+                 Outcome::kRefused);
   setenv("CAE_EMU_ARCH", "90", 1);
-  CAE_TEST_CHECK(largest_3x3(ConvPrologue::kAffineRelu, kMostWideInputs + 64, 128) ==
+  CAE_TEST_CHECK(largest_3x3(ConvPrologue::kAffineRelu, kMostWideInputs + 64, kWide) ==
                  Outcome::kStarted);
   test_wgmma();
   return cae::testing::finish("test_shared_limits_emu");

@@ -206,8 +206,15 @@ void test_nan() {
 
 /// Ring and convolution together: the upsampling layer as it is specified.
 void test_layer() {
-  cae::test::ConvProblem p({ConvKind::kUpsample, ConvPrologue::kAffineRelu, ConvEpilogue::kShuffle,
-                            1, 9, 17, 12, 20, 64},
+  cae::test::ConvProblem p({ConvKind::kUpsample,
+                            ConvPrologue::kAffineRelu,
+                            ConvEpilogue::kShuffle,
+                            1,
+                            9,
+                            17,
+                            12,
+                            20,
+                            {}},
                            3);
   UpsampleRingParams params;
   params.prologue = p.c.prologue;
