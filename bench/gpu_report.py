@@ -133,7 +133,69 @@ def targets(results: dict[str, Any]) -> list[list[str]]:
     ]
     return [
         [what, wanted, "not measured" if value is None else shape.format(value)]
-        for what, wanted, value, shape in values
+        for what, wanted, value, shape in [*values, *hopper_targets(results, ratio())]
+    ]
+
+
+def hopper_targets(
+    results: dict[str, Any], against_compile: float | None
+) -> list[tuple[str, str, float | None, str]]:
+    """What was promised of compute capability 9.0, by whichever path of convolutions is best."""
+
+    def best(cases: dict[str, Any], field: str, better: Any, names: str = "") -> float | None:
+        rows = [row for name, row in cases.items() if name.startswith(names)]
+        return better((row[field] for row in rows if field in row), default=None)
+
+    def quotient(numerator: float | None, denominator: float | None) -> float | None:
+        return numerator / denominator if numerator and denominator else None
+
+    paths = step_data(results, "paths").get("cases", {})
+    speed = step_data(results, "speed").get("cases", {})
+    explain = step_data(results, "explain").get("cases", {})
+    many = step_data(results, "many").get("cases", {})
+    one = best(paths.get("decode x1", {}), "us", min)
+    batch = best(paths.get("decode x64", {}), "us", min)
+    ours = best(speed.get("decode x1", {}), "us", min, "ours")
+    full = speed.get("decode x64", {}).get("ours", {})
+    compiled = against_compile and ours and against_compile * ours
+    return [
+        ("9.0: decode x1, best path", "<= 170 us, aim 135", one, "{:.0f} us"),
+        (
+            "9.0: decode x1, best path, against torch.compile fp16 with CUDA graphs",
+            ">= 2.3, aim 3",
+            quotient(compiled, one),
+            "{:.2f}x",
+        ),
+        (
+            "9.0: decode x1, best path, against cuDNN's convolutions (eager fp16, CUDA graph)",
+            ">= 1.8, aim 2",
+            quotient(best(speed.get("decode x1", {}), "us", min, "fp16 channels_last"), one),
+            "{:.2f}x",
+        ),
+        (
+            "9.0: decode x64, best path, share of the matrix rate",
+            ">= 55 %, aim 70 %",
+            quotient(full.get("share", 0) * full.get("us", 0), batch),
+            "{:.1%}",
+        ),
+        (
+            "9.0: explanation x1, bisection, whatever is quickest",
+            "<= 4 ms, aim 3.2",
+            best(explain, "ms", min, "ours, bisection"),
+            "{:.2f} ms",
+        ),
+        (
+            "9.0: explanation x1, margin, whatever is quickest",
+            "<= 4 ms, aim 2.5",
+            best(explain, "ms", min, "ours, margin"),
+            "{:.2f} ms",
+        ),
+        (
+            "9.0: explanations a second, 64 at once",
+            ">= 400, aim 600",
+            best(many, "per_second", max),
+            "{:.0f}",
+        ),
     ]
 
 

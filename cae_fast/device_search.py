@@ -35,6 +35,8 @@ LARGEST_CODE = 128  # numbers of a class code that exemplars are looked up by on
 _KEPT = 4  # searches of different sizes or rules whose memory and graph are kept
 _ATTEMPTS = 2  # at capturing a group's graph: the second after what was passing, such as memory
 _FEW_IMAGES = 3  # up to so many, a round looks at several points of each
+_SIZES = 3  # that rounds of many images come in: all points, a half, a quarter
+_LEAST_SIZE = 8  # points: rounds of fewer are as quick
 IntArray = npt.NDArray[np.int64]
 Classify: TypeAlias = Callable[[Any, InputForm | None], Any]
 
@@ -178,6 +180,7 @@ class DeviceSearcher:
 
     def _make(self, group: Group, few: bool) -> _Plan:
         rules = group.rules
+        packed = self._backend.compact and not few
         search = self._backend.module.GpuSearch(
             self._backend.engine,
             self._bank_of(group),
@@ -195,16 +198,20 @@ class DeviceSearcher:
             vertices=2 if group.paths is None else group.paths.shape[1],
             against_image=group.against_image,
             classifier_input=None if group.form is None else group.form.to_dict(),
+            packed=packed,
             elsewhere=self._backend.elsewhere,
         )
-        return _Plan(search, self._backend, given=group.paths is not None)
+        return _Plan(search, self._backend, given=group.paths is not None, packed=packed)
 
 
 class _Plan:
     """Memory, and perhaps a graph, for groups of one size and one set of rules."""
 
-    def __init__(self, search: GpuSearch, backend: CudaBackend, *, given: bool) -> None:
+    def __init__(
+        self, search: GpuSearch, backend: CudaBackend, *, given: bool, packed: bool
+    ) -> None:
         self._search = search
+        self._packed = packed
         self._backend = backend
         self._rounds = backend.rounds(search)
         self._given = given
@@ -253,8 +260,10 @@ class _Plan:
             stream=queue,
         )
 
-    def _parts(self, group: Group, classify: Classify, *, ask: bool) -> list[Part]:
-        """What queues the search: its beginning, each of its rounds, its end."""
+    def _parts(
+        self, group: Group, classify: Classify, *, ask: bool
+    ) -> tuple[Part, list[dict[int, Part]], Part]:
+        """What queues the search: its beginning, each of its rounds by size, its end."""
         search = self._search
 
         def logits_of(images: Any, form: InputForm | None, queue: int) -> Any:
@@ -266,34 +275,46 @@ class _Plan:
             self._logits = logits_of(search.images, None, queue)
             self._rounds.begin(self._logits, self._given, queue)
 
-        def step(i: int, queue: int) -> None:
-            points = self._rounds.decode(i, queue)
+        def step(i: int, size: int, queue: int) -> None:
+            points = self._rounds.decode(i, size, queue)
             search.step(i, logits_of(points, group.form, queue), stream=queue)
 
-        return [
-            begin,
-            *(partial(step, i) for i in range(search.rounds)),
-            lambda queue: search.finish(stream=queue),
+        rounds: list[dict[int, Part]] = [
+            {size: partial(step, i, size) for size in self._sizes(search.round_points(i))}
+            for i in range(search.rounds)
         ]
+        return begin, rounds, lambda queue: search.finish(stream=queue)
+
+    def _sizes(self, points: int) -> list[int]:
+        """In which a round of so many points is decoded and classified, largest first.
+
+        Few of them, and always the same: a classifier may be compiled for each.
+        """
+        sizes = [points]
+        while self._packed and len(sizes) < _SIZES and sizes[-1] > _LEAST_SIZE:
+            sizes.append(-(-sizes[-1] // 2))
+        return sizes
 
     def _step(self, group: Group, classify: Classify, queue: int) -> None:
         """All rounds; the host looks after each whether another one is needed."""
-        begin, *rounds, finish = self._parts(group, classify, ask=True)
+        begin, rounds, finish = self._parts(group, classify, ask=True)
         begin(queue)
-        for step in rounds:
-            step(queue)
-            if self._search.remaining(stream=queue) == 0:
+        needed = max(rounds[0])
+        for sizes in rounds:
+            sizes[min(size for size in sizes if size >= needed)](queue)
+            needed = self._search.remaining(stream=queue)
+            if needed == 0:
                 break
         finish(queue)
 
     def _captured(self, group: Group, classify: Classify) -> Part:
-        """The search in a graph; with the backend's `early_exit`, rounds can be left out of it."""
-        begin, *rounds, finish = parts = self._parts(group, classify, ask=False)
-        if self._backend.early_exit and len(rounds) > 1:
+        """The search in a graph; where the backend says so, without what is not needed."""
+        begin, rounds, finish = self._parts(group, classify, ask=False)
+        if (self._backend.early_exit or self._packed) and len(rounds) > 1:
             return capture_rounds(begin, rounds, finish, backend=self._backend, search=self._search)
 
         def run(queue: int) -> None:
-            for part in parts:
+            for part in (begin, *(sizes[max(sizes)] for sizes in rounds), finish):
                 part(queue)
 
         return capture(run, self._backend.index)

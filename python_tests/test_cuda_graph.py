@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -75,24 +76,53 @@ class Empty(Replayed):
 class Row:
     """Stands for a `GraphSequence`: what was captured is done again, what may be left out is."""
 
-    ran: ClassVar[list[list[int]]] = []  # of each launch the rounds that ran
+    ran: ClassVar[list[list[int]]] = []  # of each launch the parts that ran
+    sizes: ClassVar[list[list[int]]] = []  # of each launch what the rounds were for
 
     def __init__(self, engine: Any) -> None:
-        self.parts: list[tuple[Any, Any]] = []
+        self.parts: list[tuple[list[tuple[int, Any]], Any]] = []
 
     def append(self, part: Any) -> None:
-        self.parts.append((part, None))
+        self.parts.append(([(0, part)], None))
 
-    def append_if(self, part: Any, search: Any) -> None:
-        self.parts.append((part, search))
+    def append_one_of(self, parts: list[tuple[int, Any]], search: Any) -> None:
+        self.parts.append((parts, search))
 
     def launch(self, *, stream: int) -> None:
-        ran = []
-        for i, (part, search) in enumerate(self.parts):
-            if search is None or search.remaining(stream=stream) > 0:
+        ran, sizes = [], []
+        for i, (parts, search) in enumerate(self.parts):
+            needed = 0 if search is None else search.remaining(stream=stream)
+            if search is None or needed > 0:
+                size, part = min((pair for pair in parts if pair[0] >= needed), key=itemgetter(0))
                 part(stream)
                 ran.append(i)
+                sizes += [] if search is None else [size]
         self.ran.append(ran)
+        self.sizes.append(sizes)
+
+
+def with_rows(world: World, monkeypatch: pytest.MonkeyPatch, **options: Any) -> cf.Explainer:
+    """An explainer whose searches are captured in a `Row`."""
+
+    def captured(parts: list[Any], index: int | None, *, kept: bool) -> list[Any]:
+        for part in parts:
+            part(0)
+        assert kept
+        return [SimpleNamespace(raw_cuda_graph=lambda part=part: part) for part in parts]
+
+    fixed = cf.Classifier(lambda x: torch.from_numpy(world.classifier(x)), capture=True)
+    explainer = world.explainer(fixed, backend="cuda", device="emu", **options)
+    assert isinstance(explainer.backend, CudaBackend)
+    real_module = explainer.backend.module
+    searcher = explainer._searcher = device_search.DeviceSearcher(explainer.backend, None)
+    real = searcher.run
+    searcher.run = lambda *args: real(*args[:2], ("a state",), *args[3:])  # type: ignore[method-assign]
+    monkeypatch.setattr(cuda_graph, "_captured", captured)
+    names = {name: getattr(real_module, name) for name in dir(real_module)}
+    explainer.backend.module = SimpleNamespace(**{**names, "GraphSequence": Row})
+    Row.ran.clear()
+    Row.sizes.clear()
+    return explainer
 
 
 def steppings(
@@ -149,26 +179,8 @@ def test_rounds_that_are_not_needed_are_left_out_of_a_graph(
 ) -> None:
     """By a stand-in for the graph: the order of its parts, and which of them ask."""
     monkeypatch.setenv("CAE_GPU_EARLY_EXIT", "1")
-
-    def captured(parts: list[Any], index: int | None, *, kept: bool) -> list[Any]:
-        for part in parts:
-            part(0)
-        assert kept
-        return [SimpleNamespace(raw_cuda_graph=lambda part=part: part) for part in parts]
-
-    fixed = cf.Classifier(lambda x: torch.from_numpy(world.classifier(x)), capture=True)
-    explainer = world.explainer(fixed, backend="cuda", device="emu", max_batch=4)
-    assert isinstance(explainer.backend, CudaBackend)
-    assert explainer.backend.early_exit
-    real_module = explainer.backend.module
-    searcher = explainer._searcher = device_search.DeviceSearcher(explainer.backend, None)
-    real = searcher.run
-    searcher.run = lambda *args: real(*args[:2], ("a state",), *args[3:])  # type: ignore[method-assign]
-    monkeypatch.setattr(cuda_graph, "_captured", captured)
-    names = {name: getattr(real_module, name) for name in dir(real_module)}
-    explainer.backend.module = SimpleNamespace(**{**names, "GraphSequence": Row})
+    explainer = with_rows(world, monkeypatch, max_batch=4)
     asked: dict[str, Any] = {"target": 1, "tolerance": 1 / 64, "search": search}
-    Row.ran.clear()
     said = []
     for first in range(3):
         images, ends = world.images[first : first + 2], world.ends[first : first + 2]
@@ -189,9 +201,35 @@ def test_rounds_that_are_not_needed_are_left_out_of_a_graph(
         assert min(sizes) <= nothing[-1]  # some are left out; bisection needs all
 
 
-def test_wrong_words_about_early_exit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CAE_GPU_EARLY_EXIT", "yes")
-    with pytest.raises(ValueError, match="CAE_GPU_EARLY_EXIT must be 0 or 1, got yes"):
+@pytest.mark.parametrize("search", ["bisection", "margin"])
+def test_rounds_of_a_graph_shrink(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many images only those that are not done, in one of three sizes; by the stand-in."""
+    monkeypatch.setenv("CAE_GPU_COMPACT", "1")
+    many = World(count=26)
+    # Paths that flip at another place each: some searches end early.
+    many.classifier.ways *= np.linspace(0.6, 40, 26)[:, None, None, None] ** 0.5
+    explainer = with_rows(many, monkeypatch, max_batch=64)
+    asked: dict[str, Any] = {"target": 1, "tolerance": 1 / 32, "search": search}
+    said = []
+    for first in (0, 1, 2):
+        images, ends = many.images[first : first + 24], many.ends[first : first + 24]
+        found = explainer.explain(images, exemplars=ends, **asked)
+        assert_same(found, on_host(explainer, monkeypatch, images, exemplars=ends, **asked))
+        said.append(found.meta["stepping"])
+    assert said == ["host", "graph", "graph"]
+    nothing, *real_runs = Row.sizes
+    assert nothing == []
+    for sizes in real_runs:
+        assert sizes == sorted(sizes, reverse=True)
+        assert {24} < set(sizes) <= {24, 12, 6}
+
+
+@pytest.mark.parametrize("name", ["CAE_GPU_EARLY_EXIT", "CAE_GPU_COMPACT"])
+def test_wrong_words_about_a_choice(
+    world: World, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "yes")
+    with pytest.raises(ValueError, match=f"{name} must be 0 or 1, got yes"):
         world.explainer(backend="cuda", device="emu")
 
 

@@ -6,15 +6,14 @@ Runs where the backend "cuda" takes a model; until then it says why not.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from paths import setting
 from race import Clock
 from record import Recorder, first_line
 
@@ -56,21 +55,7 @@ def flipping(torch: Any, network: Any, start: Any, end: Any) -> Any:
             margin = ((self.network(images) - self.middle) * self.direction).sum(1, keepdim=True)
             return torch.cat([-margin, margin], dim=1) * 8
 
-    return Flipping().cuda().eval()
-
-
-@contextlib.contextmanager
-def exits_early(value: str) -> Iterator[None]:
-    """CAE_GPU_EARLY_EXIT for explainers that are made meanwhile; as it was afterwards."""
-    before = os.environ.get("CAE_GPU_EARLY_EXIT")
-    os.environ["CAE_GPU_EARLY_EXIT"] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["CAE_GPU_EARLY_EXIT"]
-        else:
-            os.environ["CAE_GPU_EARLY_EXIT"] = before
+    return Flipping().to(start.device).eval()
 
 
 def wall_ms(torch: Any, program: Callable[[], Any], rounds: int) -> list[float]:
@@ -131,7 +116,7 @@ def main() -> None:
         found.put("prepared classifier", first_line(error))
     for how, one in called.items():
         for leaving, value in (("", "0"), (", early exit", "1")):
-            with exits_early(value):
+            with setting(CAE_GPU_EARLY_EXIT=value):
                 explainer = cf.Explainer(model, one, backend="cuda")
             for search in ("bisection", "margin"):
                 programs[f"ours, {search}{how}{leaving}"] = functools.partial(

@@ -39,12 +39,16 @@ _REPEATS = 1 if EMULATE else 25
 _RACES = (("decode", 1), ("decode", 4), ("decode", 64), ("encode", 1))
 
 
-@contextlib.contextmanager
-def choosing(name: str) -> Iterator[None]:
+def choosing(name: str) -> contextlib.AbstractContextManager[None]:
     """Engines that are made meanwhile take this path."""
-    wanted = dict(zip(_VARIABLES, PATHS[name], strict=True))
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update(wanted)
+    return setting(**dict(zip(_VARIABLES, PATHS[name], strict=True)))
+
+
+@contextlib.contextmanager
+def setting(**variables: str) -> Iterator[None]:
+    """Environment variables for what is made meanwhile; as they were afterwards."""
+    before = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

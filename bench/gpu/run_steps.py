@@ -57,6 +57,7 @@ STEPS = (
     Step("tiles", ("tune.py", "--keep", "--image-size", "256"), 75, 20),
     Step("compiled", ("speed.py", "compiled"), 150, 40),
     Step("explain", ("explain.py",), 60),
+    Step("many", ("explain_many.py",), 60, 25),
     Step("training", ("training.py",), 60),
     Step("sanitize", ("sanitize.py",), 75, 20),
     Step("risks", ("risks.py",), 60),

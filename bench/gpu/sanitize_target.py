@@ -18,20 +18,19 @@ from cae_fast.testing import random_images
 _CASES = {"4": (1, 1), "16": (3, 2)}  # channels -> image channels, blocks
 
 
-def search(engine: Any, images: Any, paths: Any, *, grid: int) -> list[int]:
+def search(engine: Any, images: Any, paths: Any, *, grid: int, packed: bool = False) -> list[int]:
     """Statuses of a search whose classifier knows class 1 from the second round on."""
     module = sys.modules[type(engine).__module__]
     count, colours = images.shape[:2]
     form = {"dtype": "float16", "channels": colours, "channels_last": True}
     form |= {"mean": [0.5] * colours, "std": [0.25] * colours}
-    device = module.GpuSearch(
-        engine, None, images=count, num_classes=2, grid=grid, depth=2, classifier_input=form
-    )
+    rules = {"images": count, "num_classes": 2, "grid": grid, "depth": 2}
+    device = module.GpuSearch(engine, None, **rules, classifier_input=form, packed=packed)
     ones = np.ones(count, dtype=np.int32)
     device.set_inputs(images, ones, np.ones(2, np.int32), ones * 0, paths.astype(np.float32))
     device.begin(np.array([[1, 0]] * count, dtype=np.float32), True)
     for i in range(device.rounds):
-        points = device.decode(i).numpy()
+        points = device.decode(i, max(device.remaining(), 1) if packed else None).numpy()
         logits = np.array([[0, 1]] * len(points), dtype=np.float32)
         if i == 0:  # the points of an image lie side by side, the first is its reconstruction
             logits[:: len(points) // count] = [1, 0]
@@ -62,9 +61,9 @@ def main() -> None:
         vertices = np.stack([code.numpy(), code.numpy() + 1], axis=1)
         session = engine.session(individual, vertices, 8)
         walked = session.decode(rows, np.array([0, 3, 8, 8], dtype=np.int32)).numpy()
-        found = search(engine, images[:2], vertices[:2], grid=4) + search(
-            engine, images[:2], vertices[:2], grid=256
-        )
+        found = search(engine, images[:2], vertices[:2], grid=4)
+        found += search(engine, images[:2], vertices[:2], grid=256)
+        found += search(engine, images[:2], vertices[:2], grid=256, packed=True)
         print(channels, np.isfinite(decoded).all(), np.isfinite(walked).all(), found, flush=True)
 
 

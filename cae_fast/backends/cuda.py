@@ -101,6 +101,7 @@ class CudaBackend:
     coarse_batch: int | None = None  # a round of the search costs more than points in it
     elsewhere = False  # the search's networks are others than the engine's
     early_exit = False  # graphs of a search leave rounds out that are not needed
+    compact = False  # rounds of many images leave out those that are done
 
     def __init__(self, model: CAE, *, index: int | None, max_batch: int) -> None:
         """Packs the weights and copies them to the GPU.
@@ -117,6 +118,7 @@ class CudaBackend:
         """
         self.index = index
         self.early_exit = _asked_for("CAE_GPU_EARLY_EXIT")
+        self.compact = _asked_for("CAE_GPU_COMPACT")
         self.device = EMULATOR if index is None else f"cuda:{index}"
         if index is not None and (why := why_unusable(index)):
             raise BackendUnavailable(f"backend {self.name!r}: {why}; {_INSTEAD}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -37,23 +37,25 @@ def capture(run: Part, index: int | None) -> Part:
 
 def capture_rounds(
     begin: Part,
-    rounds: Sequence[Part],
+    rounds: Sequence[Mapping[int, Part]],
     finish: Part,
     *,
     backend: Any,
     search: GpuSearch,
 ) -> Part:
-    """Captures a search so that rounds behind its end do not run: each but the first in an IF node.
+    """Captures a search so that rounds behind its end do not run, nor more of one than is needed.
 
+    Each round but the first is in an IF node, or in a SWITCH node where it comes in several sizes.
     What torch does before it replays a graph of its own, handing on the state of random numbers,
     is left out: a classifier that draws some gets the same ones each time.
 
     Args:
         begin: Queues what comes before the rounds.
-        rounds: Queue one round each, at least one.
+        rounds: What queues one round each, at least one, by the most points that it is for,
+            largest first: all that the round can have.
         finish: Queues what comes after them.
         backend: A `CudaBackend`.
-        search: Whose count of images that are not done decides.
+        search: Whose count of points that are needed decides.
 
     Returns:
         What queues all of it again on the stream given; it keeps what was captured.
@@ -61,13 +63,22 @@ def capture_rounds(
     Raises:
         Exception: As :func:`capture`; RuntimeError for what cannot be left out.
     """
+    # The run before the capture searches in full; sizes that are too small for what is left then
+    # come behind its end, where nothing is.
+    first, *others = [list(sizes.values()) for sizes in rounds]
+    parts = [begin, first[0], *(sizes[0] for sizes in others), finish]
+    parts += [part for sizes in others for part in sizes[1:]]
+    graphs = dict(zip(map(id, parts), _captured(parts, backend.index, kept=True), strict=True))
+
+    def address(part: Part) -> Any:
+        return graphs[id(part)].raw_cuda_graph()
+
     row = backend.module.GraphSequence(backend.engine)
-    graphs = _captured([begin, *rounds, finish], backend.index, kept=True)
-    for i, graph in enumerate(graphs):
-        if 2 <= i <= len(rounds):
-            row.append_if(graph.raw_cuda_graph(), search)
-        else:
-            row.append(graph.raw_cuda_graph())
+    row.append(address(begin))
+    row.append(address(first[0]))
+    for sizes in rounds[1:]:
+        row.append_one_of([(most, address(part)) for most, part in sizes.items()], search)
+    row.append(address(finish))
 
     def replay(queue: int, kept: Any = graphs) -> None:
         row.launch(stream=queue)

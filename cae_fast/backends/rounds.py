@@ -15,8 +15,8 @@ class Rounds(Protocol):
     def begin(self, logits: Any, given: bool, queue: int) -> None:
         """Encodes the search's images and starts it from their logits [N, K]."""
 
-    def decode(self, index: int, queue: int) -> DeviceArray:
-        """Images [M, C, S, S] of the points of a round."""
+    def decode(self, index: int, points: int, queue: int) -> DeviceArray:
+        """Images [points, C, S, S] of the first points of a round, of a packed search fewer."""
 
 
 class NativeRounds:
@@ -30,6 +30,6 @@ class NativeRounds:
         """See :class:`Rounds`."""
         self._search.begin(logits, given, stream=queue)
 
-    def decode(self, index: int, queue: int) -> DeviceArray:
+    def decode(self, index: int, points: int, queue: int) -> DeviceArray:
         """See :class:`Rounds`."""
-        return self._search.decode(index, stream=queue)
+        return self._search.decode(index, points, stream=queue)

@@ -206,9 +206,9 @@ class EngineRounds:
         self._keep(used)
         self._search.begin(logits, given, stream=queue)
 
-    def decode(self, index: int, queue: int) -> DeviceArray:
+    def decode(self, index: int, points: int, queue: int) -> DeviceArray:
         """See :class:`Rounds`."""
-        codes, rows, images, finite = self._search.place(index, stream=queue)
+        codes, rows, images, finite = self._search.place(index, points, stream=queue)
         pictures = self._backend.shared(images)
         used = self._backend.run_decoder(
             self._individual,

@@ -9,8 +9,8 @@
 #include "bindings/bind.h"
 #include "bindings/device_array.h"
 #include "bindings/dlpack_view.h"
-#include "bindings/flip_method.h"
 #include "bindings/integers.h"
+#include "bindings/search_arguments.h"
 #include "bindings/without_gil.h"
 #include "engine/gpu_search.h"
 
@@ -24,93 +24,19 @@ using cae::bindings::FloatArray;
 using cae::bindings::IndexArray;
 using cae::bindings::kDlFloat;
 using cae::bindings::kDlInt;
+using cae::bindings::make_bank;
+using cae::bindings::make_search;
 using cae::bindings::OutputArray;
 using cae::bindings::read_integer;
-using cae::bindings::read_method;
 using cae::bindings::read_stream;
 using cae::bindings::without_gil;
 using cae::cuda::ClassifierInput;
 using cae::gpu::DeviceBank;
-using cae::gpu::GpuEngine;
 using cae::gpu::GpuSearch;
-using cae::gpu::SearchPlan;
 using cae::gpu::Stream;
 using cae::search::FlipState;
 
 using Lock = std::lock_guard<std::mutex>;
-
-std::shared_ptr<DeviceBank> make_bank(const GpuEngine& engine, const py::object& codes,
-                                      const py::object& classes) {
-  FloatArray code_array(codes, "codes");
-  IndexArray class_array(classes, "classes");
-  cae::check_shape(code_array.shape(), "codes", {"R", engine.config().code_dim});
-  cae::check_shape(class_array.shape(), "classes", {code_array.shape()[0]});
-  const auto code_view = code_array.view();
-  const auto class_view = class_array.view();
-  CAE_CHECK(code_view.dim(0) <= INT32_MAX, "codes has too many rows");
-  std::shared_ptr<DeviceBank> bank;
-  without_gil([&] {
-    bank = std::make_shared<DeviceBank>(engine.device(), code_view.data, class_view.data,
-                                        code_view.dim(0), code_view.dim(1));
-  });
-  return bank;
-}
-
-/// How a classifier wants path points: "dtype", "channels", "channels_last", "mean", "std" (these
-/// two numbers by channel, or None). Throws std::invalid_argument.
-ClassifierInput read_classifier_input(const py::dict& wanted) {
-  ClassifierInput input;
-  const auto dtype = py::cast<std::string>(wanted["dtype"]);
-  CAE_CHECK(dtype == "float32" || dtype == "float16", "dtype must be float32 or float16, got ",
-            dtype);
-  input.half = dtype == "float16";
-  input.channels = read_integer<int32_t>(wanted["channels"], "channels");
-  CAE_CHECK(input.channels >= 1 && input.channels <= cae::cuda::kMaxImageChannels,
-            "channels must be in 1..", cae::cuda::kMaxImageChannels, ", got ", input.channels);
-  input.channels_last = py::cast<bool>(wanted["channels_last"]);
-  input.normalise = !wanted["mean"].is_none();
-  if (input.normalise) {
-    const auto mean = py::cast<std::vector<float>>(wanted["mean"]);
-    const auto std_dev = py::cast<std::vector<float>>(wanted["std"]);
-    const auto channels = static_cast<size_t>(input.channels);
-    CAE_CHECK(mean.size() == channels && std_dev.size() == channels, "mean and std must be ",
-              channels, " numbers each, got ", mean.size(), " and ", std_dev.size());
-    std::copy(mean.begin(), mean.end(), input.mean);
-    std::copy(std_dev.begin(), std_dev.end(), input.std_dev);
-  }
-  return input;
-}
-
-std::shared_ptr<GpuSearch> make_search(const std::shared_ptr<GpuEngine>& engine,
-                                       const std::shared_ptr<DeviceBank>& bank, int32_t images,
-                                       int32_t num_classes, int32_t grid, int32_t coarse,
-                                       int32_t depth, double min_probability,
-                                       const py::object& coarse_batch, const std::string& method,
-                                       int32_t exemplars, double reach, int32_t vertices,
-                                       bool against_image, const py::object& classifier_input,
-                                       bool elsewhere) {
-  SearchPlan plan;
-  plan.rules = {num_classes,
-                grid,
-                coarse,
-                depth,
-                min_probability,
-                coarse_batch.is_none() ? cae::search::kWholeScan
-                                       : read_integer<int32_t>(coarse_batch, "coarse_batch"),
-                read_method(method)};
-  plan.images = images;
-  plan.vertices = vertices;
-  plan.exemplars = exemplars;
-  plan.reach = reach;
-  plan.against_image = against_image;
-  if (!classifier_input.is_none()) {
-    plan.classifier = read_classifier_input(py::cast<py::dict>(classifier_input));
-  }
-  plan.elsewhere = elsewhere;
-  std::shared_ptr<GpuSearch> search;
-  without_gil([&] { search = std::make_shared<GpuSearch>(engine, plan, bank); });
-  return search;
-}
 
 /// A view of what the search holds.
 template <class T>
@@ -204,15 +130,20 @@ void begin(GpuSearch& search, const py::object& logits, bool given, const py::ob
   });
 }
 
+/// How many points of a round are meant: all, where `points` is None.
+int32_t read_points(const GpuSearch& search, int32_t round, const py::object& points) {
+  return points.is_none() ? search.round_points(round) : read_integer<int32_t>(points, "points");
+}
+
 DeviceArray decode(const std::shared_ptr<GpuSearch>& search, int32_t round,
-                   const py::object& stream) {
+                   const py::object& points, const py::object& stream) {
   const Stream queue = read_stream(stream);
+  const int32_t count = read_points(*search, round, points);
   search->set_queue(queue);
   without_gil([&] {
     const Lock lock(search->engine().turn());
-    search->decode(round, queue);
+    search->decode(round, count, queue);
   });
-  const int64_t count = search->round_points(round);
   const cae::cuda::ClassifierInput& form = search->plan().classifier;
   if (search->classifier_input() == nullptr) {
     return view_of(search, search->points(), image_shape(*search, count), queue);
@@ -227,26 +158,30 @@ DeviceArray decode(const std::shared_ptr<GpuSearch>& search, int32_t round,
 }
 
 /// Class codes, images they are of, and where pictures and their finiteness go.
-py::tuple place(const std::shared_ptr<GpuSearch>& search, int32_t round, const py::object& stream) {
+py::tuple place(const std::shared_ptr<GpuSearch>& search, int32_t round, const py::object& points,
+                const py::object& stream) {
   const Stream queue = read_stream(stream);
-  without_gil([&] { search->place(round, queue); });
-  const int64_t points = search->round_points(round);
+  const int32_t count = read_points(*search, round, points);
+  without_gil([&] { search->place(round, count, queue); });
   return py::make_tuple(view_of(search, const_cast<float*>(search->point_codes()),
-                                {points, search->engine().config().code_dim}, queue),
-                        view_of(search, search->flips().image_index, {points}, queue),
-                        view_of(search, search->points(), image_shape(*search, points), queue),
-                        view_of(search, search->finite(), {points}, queue));
+                                {count, search->engine().config().code_dim}, queue),
+                        view_of(search, search->flips().image_index, {count}, queue),
+                        view_of(search, search->points(), image_shape(*search, count), queue),
+                        view_of(search, search->finite(), {count}, queue));
 }
 
 void step(GpuSearch& search, int32_t round, const py::object& logits, const py::object& stream) {
   const Stream queue = read_stream(stream);
   const DeviceArgument argument(logits, "logits", kDlFloat, search.engine().device(), queue);
+  const int32_t all = search.round_points(round);
+  const bool fewer = search.plan().packed && argument.shape().size() == 2 &&
+                     argument.shape()[0] >= 1 && argument.shape()[0] < all;
   cae::check_shape(argument.shape(), "logits",
-                   {search.round_points(round), search.plan().rules.num_classes});
+                   {fewer ? argument.shape()[0] : all, search.plan().rules.num_classes});
   without_gil([&] { search.step(round, argument.floats(), false, queue); });
 }
 
-/// Waits for the stream: how many images still have points to look at.
+/// Waits for the stream: how many points the next round needs.
 int32_t remaining(GpuSearch& search, const py::object& stream) {
   const Stream queue = read_stream(stream);
   int32_t count = 0;
@@ -344,10 +279,12 @@ void bind_gpu_search(py::module_& m) {
           py::arg("coarse_batch") = py::none(), py::arg("method") = "bisection",
           py::arg("exemplars") = 1, py::arg("reach") = 1.0, py::arg("vertices") = 2,
           py::arg("against_image") = false, py::arg("classifier_input") = py::none(),
-          py::arg("elsewhere") = false,
+          py::arg("packed") = false, py::arg("elsewhere") = false,
           "Plans a search of `images` images; bank may be None where paths are given. "
           "classifier_input:\n"
           "a dict of dtype, channels, channels_last, mean, std: what decode() makes of the points. "
+          "packed:\n"
+          "the points that a round needs are its first, so that others can be left away. "
           "elsewhere:\n"
           "the caller encodes into class_codes before begin(), and decodes what place() names.")
       .def_property_readonly("rounds", &GpuSearch::rounds)
@@ -377,11 +314,17 @@ void bind_gpu_search(py::module_& m) {
            "[K] int32, left_out [N] int32 and paths [N, V, D], whose first vertex is replaced.")
       .def("begin", &begin, py::arg("logits"), py::arg("given") = false, py::kw_only(),
            py::arg("stream") = 0, "Encodes and starts, from the images' logits [N, K] float32.")
-      .def("decode", &decode, py::arg("round"), py::kw_only(), py::arg("stream") = 0,
+      .def("round_points", &GpuSearch::round_points, py::arg("round"),
+           "Points that a round decodes at most.")
+      .def("decode", &decode, py::arg("round"), py::arg("points") = py::none(), py::kw_only(),
+           py::arg("stream") = 0,
            "Images [M, C, S, S] of a round, in the search's own memory; where a form for the "
            "classifier\n"
-           "was asked for, in that: [M, S, S, C] for channels_last.")
-      .def("place", &place, py::arg("round"), py::kw_only(), py::arg("stream") = 0,
+           "was asked for, in that: [M, S, S, C] for channels_last. points: M, all where it is "
+           "None; of\n"
+           "a packed search as few as remaining() says.")
+      .def("place", &place, py::arg("round"), py::arg("points") = py::none(), py::kw_only(),
+           py::arg("stream") = 0,
            "Class codes [M, D] and image_index [M] of a round's points, and where the caller "
            "writes\n"
            "their images [M, C, S, S] and whether all pixels are finite, int32 [M].")
@@ -391,7 +334,7 @@ void bind_gpu_search(py::module_& m) {
           "finish", [](GpuSearch& s, const py::object& t) { s.finish(read_stream(t)); },
           py::kw_only(), py::arg("stream") = 0, "Differences and saliency maps.")
       .def("remaining", &remaining, py::kw_only(), py::arg("stream") = 0,
-           "Images that still have points to look at; waits for the stream.")
+           "Points that the next round needs; waits for the stream.")
       .def("result", &result, py::kw_only(), py::arg("stream") = 0,
            "Outcomes as NumPy arrays and images as views of device memory; waits for the stream.");
 }

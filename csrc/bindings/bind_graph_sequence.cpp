@@ -17,6 +17,7 @@ using cae::bindings::without_gil;
 using cae::gpu::GpuEngine;
 using cae::gpu::GpuSearch;
 using cae::gpu::GraphSequence;
+using cae::gpu::SizedGraph;
 using cae::gpu::Stream;
 
 /// The address of a graph: what torch's CUDAGraph.raw_cuda_graph() returns.
@@ -44,12 +45,20 @@ void bind_graph_sequence(py::module_& m) {
           "append", [](GraphSequence& s, const py::object& graph) { s.append(read_graph(graph)); },
           py::arg("graph"), "Appends a graph that always runs.")
       .def(
-          "append_if",
-          [](GraphSequence& s, const py::object& graph, const std::shared_ptr<GpuSearch>& search) {
-            s.append_if(read_graph(graph), search->flips().remaining);
+          "append_one_of",
+          [](GraphSequence& s, const py::sequence& graphs,
+             const std::shared_ptr<GpuSearch>& search) {
+            std::vector<SizedGraph> sized;
+            for (const py::handle& item : graphs) {
+              const auto pair = py::cast<py::tuple>(item);
+              CAE_CHECK(pair.size() == 2, "graphs must be pairs of a size and a graph");
+              sized.push_back({read_graph(pair[1]), read_integer<int32_t>(pair[0], "size")});
+            }
+            s.append_one_of(sized, search->flips().remaining);
           },
-          py::keep_alive<1, 3>(), py::arg("graph"), py::arg("search"),
-          "Appends a graph that runs where the search has points left when its turn comes.")
+          py::keep_alive<1, 3>(), py::arg("graphs"), py::arg("search"),
+          "Appends (size, graph), largest first: the last that is for as many points as the search "
+          "has left\nwhen its turn comes runs, none where it has none left.")
       .def(
           "launch",
           [](GraphSequence& s, const py::object& stream) {

@@ -120,42 +120,75 @@ KERNEL void __launch_bounds__(32) flip_begin_kernel(const FlipBeginParams p) {
   }
 }
 
-/// One block: it counts the images without atomics.
+/// Sum of `value` over the threads before this one; `total` becomes that of all kPointsThreads.
+/// Every thread calls; `scratch` holds a number for each warp.
+KFN int32_t sum_before(int32_t value, int tid, uint32_t scratch, int32_t& total) {
+  const int lane = tid & 31;
+  int32_t sum = value;
+  UNROLL for (int d = 1; d < 32; d <<= 1) {
+    const int32_t other = dev::shfl(sum, lane - d);
+    sum += lane >= d ? other : 0;
+  }
+  if (lane == 31) {
+    dev::sts32(scratch + (tid >> 5) * 4, static_cast<uint32_t>(sum));
+  }
+  dev::sync();
+  int32_t before = 0;
+  total = 0;
+  UNROLL for (int w = 0; w < kPointsThreads / 32; ++w) {
+    const auto of_warp = static_cast<int32_t>(dev::lds32(scratch + w * 4));
+    before += w < tid >> 5 ? of_warp : 0;
+    total += of_warp;
+  }
+  dev::sync();  // scratch may be used again
+  return before + sum - value;
+}
+
+/// Slot `slot`: point `point` of the image, or none of it.
+KFN void write_slot(const FlipBuffers& b, int64_t slot, int32_t image, const FlipState& state,
+                    int32_t point, bool active) {
+  const bool searched = active && state.status == FlipStatus::kSearching;
+  const int32_t step = searched ? search::point_step(b.rules, state, point) : 0;
+  dev::store(b.image_index + slot, image);
+  dev::store(b.step + slot, step);
+  if (b.grid_row != nullptr) {
+    dev::store(b.grid_row + slot, image * (b.rules.grid + 1) + step);
+  }
+  dev::store(b.active + slot, active ? 1 : 0);
+}
+
+/// One block: it counts the slots without atomics.
 KERNEL void __launch_bounds__(kPointsThreads) flip_points_kernel(const FlipBuffers b) {
   dev::pdl_launch();
   dev::pdl_wait();
   const int tid = dev::tid();
   const int64_t slots = static_cast<int64_t>(b.images) * b.slots;
-  for (int64_t slot = tid; slot < slots; slot += kPointsThreads) {
+  int32_t active = 0;
+  for (int32_t first = 0; first < b.images; first += kPointsThreads) {
+    const int32_t image = first + tid;
+    const bool inside = image < b.images;
+    const FlipState state = load_state(b.states + (inside ? image : 0));
+    const int32_t points = inside ? active_slots(b.rules, state) : 0;
+    int32_t of_these = 0;
+    const int32_t before = sum_before(points, tid, dev::smem_base(), of_these);
+    if (inside) {
+      const int32_t slot0 = b.packed ? active + before : image * b.slots;
+      dev::store(b.first_slot + image, slot0);
+      for (int32_t point = 0; b.packed && point < points; ++point) {
+        write_slot(b, slot0 + point, image, state, point, true);
+      }
+    }
+    active += of_these;
+  }
+  if (tid == 0) {
+    dev::store(b.remaining, active);
+  }
+  // Not packed: a thread for each slot. Packed: what is left behind the active ones.
+  for (int64_t slot = (b.packed ? active : 0) + tid; slot < slots; slot += kPointsThreads) {
     const auto image = static_cast<int32_t>(slot / b.slots);
     const auto point = static_cast<int32_t>(slot % b.slots);
     const FlipState state = load_state(b.states + image);
-    const bool active = point < active_slots(b.rules, state);
-    const bool searched = active && state.status == FlipStatus::kSearching;
-    dev::store(b.image_index + slot, image);
-    const int32_t step = searched ? search::point_step(b.rules, state, point) : 0;
-    dev::store(b.step + slot, step);
-    if (b.grid_row != nullptr) {
-      dev::store(b.grid_row + slot, image * (b.rules.grid + 1) + step);
-    }
-    dev::store(b.active + slot, active ? 1 : 0);
-  }
-  int32_t remaining = 0;
-  for (int32_t image = tid; image < b.images; image += kPointsThreads) {
-    remaining += active_slots(b.rules, load_state(b.states + image)) > 0 ? 1 : 0;
-  }
-  UNROLL for (int m = 1; m < 32; m <<= 1) { remaining += dev::shfl_xor(remaining, m); }
-  const uint32_t counts = dev::smem_base();
-  if ((tid & 31) == 0) {
-    dev::sts32(counts + (tid >> 5) * 4, static_cast<uint32_t>(remaining));
-  }
-  dev::sync();
-  if (tid == 0) {
-    remaining = 0;
-    UNROLL for (int w = 0; w < kPointsThreads / 32; ++w) {
-      remaining += static_cast<int32_t>(dev::lds32(counts + w * 4));
-    }
-    dev::store(b.remaining, remaining);
+    write_slot(b, slot, image, state, point, !b.packed && point < active_slots(b.rules, state));
   }
 }
 
@@ -182,13 +215,13 @@ struct LazyVerdicts {
 /// Appends the round's points to the image's history. Returns its logits there.
 template <class T>
 KFN const float* append_points(const FlipStepParams& p, const FlipState& state, int64_t image,
-                               int32_t points, int lane) {
+                               int32_t slot0, int32_t points, int lane) {
   const FlipBuffers& b = p.buffers;
   const int32_t classes = b.rules.num_classes;
   const int32_t before = dev::load(b.path_count + image);
   const int64_t first = image * b.max_points + before;
   for (int32_t point = 0; point < points; ++point) {
-    const int64_t slot = image * b.slots + point;
+    const int64_t slot = int64_t{slot0} + point;
     int32_t bad = 0;
     for (int32_t tile = lane; tile < p.tiles; tile += 32) {
       bad |= dev::load(p.finite + slot * p.tiles + tile) == 0 ? 1 : 0;
@@ -223,7 +256,7 @@ KERNEL void __launch_bounds__(32) flip_step_kernel(const FlipStepParams p) {
   const int lane = dev::tid();
   const int64_t image = dev::bx();
   const int32_t classes = b.rules.num_classes;
-  const auto slot0 = static_cast<int32_t>(image * b.slots);
+  const int32_t slot0 = dev::load(b.first_slot + image);
   FlipState state = load_state(b.states + image);
   int32_t keep = kKeepNothing;
   int32_t start = kKeepNothing;
@@ -236,7 +269,7 @@ KERNEL void __launch_bounds__(32) flip_step_kernel(const FlipStepParams p) {
     keep = start = kKeepUnknown;  // it was never searched
   } else if (points > 0) {
     start = slot_of_start(b.rules, state, slot0);
-    const float* logits = append_points<T>(p, state, image, points, lane);
+    const float* logits = append_points<T>(p, state, image, slot0, points, lane);
     const int32_t kept =
         search::advance_search(b.rules, state, LazyVerdicts{b.rules, state, logits, lane});
     const bool lost = state.status == FlipStatus::kNonFinite;

@@ -26,22 +26,26 @@ constexpr int32_t kKeepNothing = -1;  // leaves what is there
 constexpr int32_t kKeepUnknown = -2;  // fills with NaN
 constexpr int32_t kKeepInput = -3;    // copies the input image
 
-/// Device memory of a search of N images with k slots each; slot = image * k + point. Rounds may
-/// have another k each: flip_points, flip_step and flip_commit of a round are given the same.
+/// Device memory of a search of N images with k slots each; slot = first_slot[image] + point.
+/// Rounds may have another k each: flip_points, flip_step and flip_commit of a round are given the
+/// same.
 struct FlipBuffers {
   search::FlipRules rules{};            // valid, see search/flip_search_host.h
   int32_t images = 0;                   // N
   int32_t slots = 0;                    // k, at least round_slots(rules, round), or for any round
                                         // plan_flips(rules).slots
   int32_t round = -1;                   // that `slots` are of; -1: any
+  bool packed = false;                  // the active slots are the first of all; else those of an
+                                        // image begin at image * k
   int32_t max_points = 0;               // at least plan_flips(rules).points
   search::FlipState* states = nullptr;  // [N]. `evaluations` counts the reconstruction of an image
                                         // that is the target class already
-  int32_t* image_index = nullptr;       // [N k] image of a slot
+  int32_t* first_slot = nullptr;        // [N]
+  int32_t* image_index = nullptr;       // [N k] image of a slot; of one not active: some image
   int32_t* step = nullptr;              // [N k] step, 0 where not active
   int32_t* active = nullptr;            // [N k] 1 where the point is needed, else 0
   int32_t* grid_row = nullptr;          // [N k] image * (grid + 1) + step; null: not wanted
-  int32_t* remaining = nullptr;         // [1] images with an active slot
+  int32_t* remaining = nullptr;         // [1] active slots
   int32_t* keep_slot = nullptr;   // [N] slot that is now the reported one, or kKeepNothing, ...
   int32_t* start_slot = nullptr;  // [N] slot of step 0, or kKeepNothing or kKeepUnknown
   int32_t* path_count = nullptr;  // [N] points classified
@@ -84,11 +88,12 @@ struct FlipCommitParams {
 /// target class already, else NaN; histories are empty.
 void flip_begin(const FlipBeginParams& params, void* stream);
 
-/// Writes image_index, step, active, grid_row and remaining.
+/// Writes first_slot, image_index, step, active, grid_row and remaining.
 void flip_points(const FlipBuffers& buffers, void* stream);
 
 /// Takes the logits of the points that flip_points named. Writes states, keep_slot, start_slot,
-/// histories and logits_counterfactual. Logits of slots that are not active are not read.
+/// histories and logits_counterfactual. Logits of slots that are not active are not read: where
+/// slots are packed, rows behind the last active one need not be there.
 void flip_step(const FlipStepParams& params, void* stream);
 
 /// Writes what keep_slot and start_slot say.

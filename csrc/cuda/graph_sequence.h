@@ -6,10 +6,19 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "cuda/gpu_runtime.h"
 
 namespace cae::gpu {
+
+/// Of the same work, for up to `most` of something; several are in descending order.
+struct SizedGraph {
+  void* graph;  // cudaGraph_t
+  int32_t most;
+};
+
+constexpr int kMostSizes = 8;
 
 /// Not thread-safe. Throws std::runtime_error with file and line for what the runtime refuses.
 class GraphSequence {
@@ -21,9 +30,11 @@ class GraphSequence {
 
   /// Appends a copy of a graph (a cudaGraph_t), whose memory must stay where it is.
   void append(void* graph);
-  /// The same, in an IF node: it runs where `*number`, device memory, is not 0 when its turn comes.
-  /// Throws std::runtime_error for a graph with nodes that such a body may not have.
-  void append_if(void* graph, const int32_t* number);
+  /// Copies of graphs in an IF or SWITCH node: where `*number`, device memory, is not 0 when its
+  /// turn comes, the last that is for as many runs, and else none. Throws std::invalid_argument for
+  /// none, more than kMostSizes or another order, std::runtime_error for a graph with nodes that
+  /// such a body may not have.
+  void append_one_of(const std::vector<SizedGraph>& graphs, const int32_t* number);
   /// Queues all of it. The first launch instantiates it: nothing can be appended afterwards.
   void launch(Stream queue);
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Graphs in a row by the CUDA runtime: child graphs, and IF nodes around those that may be left
-// out.
+// Graphs in a row by the CUDA runtime: child graphs, and IF or SWITCH nodes around those that may
+// be left out.
 #include <cuda_runtime.h>
 
 #include <string>
 #include <vector>
 
+#include "core/check.h"
 #include "cuda/graph_sequence.h"
 #include "simt/cuda_check.cuh"
 #include "simt/simt.h"
@@ -16,10 +17,23 @@ namespace {
 struct ConditionParams {
   const int32_t* number;
   cudaGraphConditionalHandle handle;
+  int32_t sizes;
+  int32_t most[kMostSizes];  // descending
 };
 
+/// An IF node asks for 1, a SWITCH node for the place of the graph; none runs beyond the last.
 KERNEL void __launch_bounds__(1) set_condition(const ConditionParams p) {
-  cudaGraphSetConditional(p.handle, *p.number != 0 ? 1U : 0U);
+  const int32_t number = *p.number;
+  uint32_t chosen = 0;
+  for (int32_t i = 1; i < p.sizes; ++i) {
+    chosen = number <= p.most[i] ? static_cast<uint32_t>(i) : chosen;
+  }
+  if (p.sizes == 1) {
+    chosen = number != 0 ? 1U : 0U;
+  } else if (number == 0) {
+    chosen = static_cast<uint32_t>(p.sizes);
+  }
+  cudaGraphSetConditional(p.handle, chosen);
 }
 
 /// What a conditional body may hold besides conditionals, which no child graph may.
@@ -88,10 +102,17 @@ void GraphSequence::append(void* graph) {
   nodes_->last = node;
 }
 
-void GraphSequence::append_if(void* graph, const int32_t* number) {
+void GraphSequence::append_one_of(const std::vector<SizedGraph>& graphs, const int32_t* number) {
   const DeviceGuard guard(nodes_->device);
-  check_nodes(static_cast<cudaGraph_t>(graph));
-  ConditionParams params{number, {}};
+  CAE_CHECK(!graphs.empty() && graphs.size() <= kMostSizes, "graphs must be 1 to ", kMostSizes,
+            ", got ", graphs.size());
+  ConditionParams params{number, {}, static_cast<int32_t>(graphs.size()), {}};
+  for (size_t i = 0; i < graphs.size(); ++i) {
+    CAE_CHECK(graphs[i].most >= 1 && (i == 0 || graphs[i].most < graphs[i - 1].most),
+              "sizes of graphs must descend, got ", graphs[i].most);
+    check_nodes(static_cast<cudaGraph_t>(graphs[i].graph));
+    params.most[i] = graphs[i].most;
+  }
   CAE_CUDA_CHECK(cudaGraphConditionalHandleCreate(&params.handle, nodes_->graph, 0,
                                                   cudaGraphCondAssignDefault));
   void* arguments[] = {&params};
@@ -108,17 +129,19 @@ void GraphSequence::append_if(void* graph, const int32_t* number) {
   cudaGraphNodeParams choice{};
   choice.type = cudaGraphNodeTypeConditional;
   choice.conditional.handle = params.handle;
-  choice.conditional.type = cudaGraphCondTypeIf;
-  choice.conditional.size = 1;
+  choice.conditional.type = graphs.size() == 1 ? cudaGraphCondTypeIf : cudaGraphCondTypeSwitch;
+  choice.conditional.size = static_cast<unsigned>(graphs.size());
   cudaGraphNode_t node = nullptr;
   nodes_->add(nodes_->graph, choice, &node);
   nodes_->last = node;
 
-  cudaGraphNodeParams child{};
-  child.type = cudaGraphNodeTypeGraph;
-  child.graph.graph = static_cast<cudaGraph_t>(graph);
-  cudaGraphNode_t inside = nullptr;
-  nodes_->add(choice.conditional.phGraph_out[0], child, &inside);
+  for (size_t i = 0; i < graphs.size(); ++i) {
+    cudaGraphNodeParams child{};
+    child.type = cudaGraphNodeTypeGraph;
+    child.graph.graph = static_cast<cudaGraph_t>(graphs[i].graph);
+    cudaGraphNode_t inside = nullptr;
+    nodes_->add(choice.conditional.phGraph_out[i], child, &inside);
+  }
 }
 
 void GraphSequence::launch(Stream queue) {

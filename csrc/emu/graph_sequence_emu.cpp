@@ -16,7 +16,8 @@ GraphSequence::~GraphSequence() = default;
 
 void GraphSequence::append(void* /*graph*/) {}
 
-void GraphSequence::append_if(void* /*graph*/, const int32_t* /*number*/) {}
+void GraphSequence::append_one_of(const std::vector<SizedGraph>& /*graphs*/,
+                                  const int32_t* /*number*/) {}
 
 void GraphSequence::launch(Stream /*queue*/) {}
 

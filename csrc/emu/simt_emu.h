@@ -161,6 +161,7 @@ KFN T shuffle(T v, int from, WarpOp op) {
   return v;
 }
 KFN float shfl(float v, int lane) { return shuffle(v, lane, WarpOp::kShuffle); }
+KFN int32_t shfl(int32_t v, int lane) { return shuffle(v, lane, WarpOp::kShuffle); }
 KFN float shfl_xor(float v, int m) { return shuffle(v, current_lane->index ^ m, WarpOp::kShuffle); }
 KFN int32_t shfl_xor(int32_t v, int m) {
   return shuffle(v, current_lane->index ^ m, WarpOp::kShuffle);

@@ -55,6 +55,7 @@ GpuSearch::GpuSearch(std::shared_ptr<GpuEngine> engine, const SearchPlan& plan,
   flips_.rules = plan_.rules;
   flips_.images = plan_.images;
   flips_.slots = flips.slots;
+  flips_.packed = plan_.packed;
   flips_.max_points = flips.points;
   flips_.overlap = engine_->network().overlap;
   Bump counter(nullptr);
@@ -95,6 +96,7 @@ void GpuSearch::plan_memory(Bump& bump) {
   saliency_workspace_ = bump.take<float>(
       n * cuda::saliency_parts(static_cast<int32_t>(config.image_size * config.image_size)));
   finite_ = bump.take<int32_t>(points * tiles_);
+  flips_.first_slot = bump.take<int32_t>(n);
   flips_.image_index = bump.take<int32_t>(points);
   flips_.step = bump.take<int32_t>(points);
   flips_.active = bump.take<int32_t>(points);
@@ -240,27 +242,33 @@ cuda::FlipBuffers GpuSearch::in_round(int32_t round) const {
   return flips;
 }
 
-void GpuSearch::place(int32_t round, Stream queue) {
+void GpuSearch::check_count(int32_t round, int32_t count) const {
+  const int32_t all = round_points(round);
+  CAE_CHECK(count == all || (plan_.packed && count >= 1 && count < all), "points of round ", round,
+            " must be ", plan_.packed ? "at most " : "", all, ", got ", count);
+}
+
+void GpuSearch::place(int32_t round, int32_t count, Stream queue) {
   CAE_CHECK(plan_.elsewhere, "the networks are here: decode() the round");
+  check_count(round, count);
   const DeviceGuard guard(engine_->device());
   const int64_t dim = engine_->config().code_dim;
-  const int64_t points = round_points(round);
-  for (int64_t first = 0; first < points; first += kMostRows) {
-    write_codes(std::min(kMostRows, points - first), flips_.image_index + first,
-                flips_.step + first, point_codes_ + first * dim, queue);
+  for (int64_t first = 0; first < count; first += kMostRows) {
+    write_codes(std::min(kMostRows, count - first), flips_.image_index + first, flips_.step + first,
+                point_codes_ + first * dim, queue);
   }
 }
 
-void GpuSearch::decode(int32_t round, Stream queue) {
+void GpuSearch::decode(int32_t round, int32_t count, Stream queue) {
   CAE_CHECK(!plan_.elsewhere, "the networks are elsewhere: place() the round's points");
+  check_count(round, count);
   const DeviceGuard guard(engine_->device());
   const NetworkConfig& config = engine_->config();
-  const int64_t points = round_points(round);
   if (!whole_grid_) {
-    make_table(points, flips_.image_index, flips_.step, queue);
+    make_table(count, flips_.image_index, flips_.step, queue);
   }
-  for (int64_t first = 0; first < points; first += engine_->max_batch()) {
-    const auto batch = static_cast<int32_t>(std::min(engine_->max_batch(), points - first));
+  for (int64_t first = 0; first < count; first += engine_->max_batch()) {
+    const auto batch = static_cast<int32_t>(std::min(engine_->max_batch(), count - first));
     PathPoints where;
     where.count = batch;
     where.image_index = flips_.image_index + first;

@@ -31,6 +31,7 @@ struct SearchPlan {
   double reach = 1.0;                // how far beyond them a path leads, NearestParams
   bool against_image = false;        // differences are to the image, not to its reconstruction
   cuda::ClassifierInput classifier;  // how it wants points, all but `values`; 0 channels: as images
+  bool packed = false;     // points that a round needs are the first: others need not be decoded
   bool elsewhere = false;  // encoders and decoder are the caller's: see place(); no `classifier`
 };
 
@@ -90,13 +91,15 @@ class GpuSearch {
   /// most, one image behind the other. Throws std::invalid_argument for a round outside
   /// [0, rounds()), as do decode(), place() and, in the bindings, step().
   int32_t round_points(int32_t round) const;
-  /// Decodes the points of round `round`, in [0, rounds()).
-  void decode(int32_t round, Stream queue);
-  /// Instead of decode() where the networks are elsewhere: writes the class codes of the round's
-  /// points to point_codes(); of which images they are is in flips().image_index. The caller
-  /// decodes them into points() and finite().
-  void place(int32_t round, Stream queue);
-  /// Takes their logits [round_points][K], float or half.
+  /// Decodes the first `count` points of round `round`, in [0, rounds()): round_points(), or, where
+  /// slots are packed, at least flips().remaining. Throws std::invalid_argument for a count outside
+  /// [1, round_points], or of packed slots alone below it.
+  void decode(int32_t round, int32_t count, Stream queue);
+  /// Instead of decode() where the networks are elsewhere: writes the class codes of these points
+  /// to point_codes(); of which images they are is in flips().image_index. The caller decodes them
+  /// into points() and finite().
+  void place(int32_t round, int32_t count, Stream queue);
+  /// Takes their logits [count][K], float or half.
   void step(int32_t round, const void* logits, bool half, Stream queue);
   /// Differences and saliency maps.
   void finish(Stream queue);
@@ -108,6 +111,7 @@ class GpuSearch {
   void plan_report(Bump& bump);
   int64_t classifier_bytes() const;  // of one point
   cuda::FlipBuffers in_round(int32_t round) const;
+  void check_count(int32_t round, int32_t count) const;
   void join_paths(bool given, Stream queue);
   /// Class codes of `rows` points, of whichever (`image_index` null) the whole grid has.
   void write_codes(int64_t rows, const int32_t* image_index, const int32_t* step, float* codes,

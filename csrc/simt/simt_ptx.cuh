@@ -119,6 +119,7 @@ KFN void stsd(uint32_t a, double v) {
   asm volatile("st.shared.f64 [%0], %1;" ::"r"(a), "d"(v) : "memory");
 }
 KFN float shfl(float v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
+KFN int32_t shfl(int32_t v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
 KFN float mul(float a, float b) { return __fmul_rn(a, b); }  // never contracted
 KFN float add(float a, float b) { return __fadd_rn(a, b); }
 KFN double mul(double a, double b) { return __dmul_rn(a, b); }

@@ -3,6 +3,7 @@
 // search::FlipSearch, and on the device. Pictures are small and tell their image and step.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -35,6 +36,7 @@ struct FlipGroup {
   std::vector<int32_t> source, target;
   bool half_logits = false;
   int32_t extra_slots = 0;  // beyond what the plan asks for
+  bool packed = false;
 
   int32_t images() const { return static_cast<int32_t>(paths.size()); }
 
@@ -138,9 +140,9 @@ inline GroupResult FlipGroup::on_device(int32_t& rounds_used) const {
   auto slots = static_cast<size_t>(plan.slots) + static_cast<size_t>(extra_slots);  // the most
   const auto points = static_cast<size_t>(plan.points);
   const DeviceArray<search::FlipState> states(n, search::FlipState{});
-  const DeviceArray<int32_t> image_index(n * slots, -9), step(n * slots, -9), active(n * slots, -9),
-      grid_row(n * slots, -9), remaining(1, -9), keep_slot(n, -9), start_slot(n, -9),
-      path_count(n, -9), path_step(n * points, -9), wanted(target);
+  const DeviceArray<int32_t> first_slot(n, -9), image_index(n * slots, -9), step(n * slots, -9),
+      active(n * slots, -9), grid_row(n * slots, -9), remaining(1, -9), keep_slot(n, -9),
+      start_slot(n, -9), path_count(n, -9), path_step(n * points, -9), wanted(target);
   const DeviceArray<float> path_logits(n * points * classes, -9.0F),
       logits_counterfactual(n * classes, -9.0F), counterfactual(n * kPictureValues, -9.0F),
       reconstruction(n * kPictureValues, -9.0F);
@@ -158,7 +160,9 @@ inline GroupResult FlipGroup::on_device(int32_t& rounds_used) const {
   b.rules = rules;
   b.images = images();
   b.slots = static_cast<int32_t>(slots);
+  b.packed = packed;
   b.max_points = plan.points;
+  b.first_slot = first_slot.data();
   b.states = states.data();
   b.image_index = image_index.data();
   b.step = step.data();
@@ -188,12 +192,20 @@ inline GroupResult FlipGroup::on_device(int32_t& rounds_used) const {
     const std::vector<int32_t> steps = step.values();
     const std::vector<int32_t> needed = active.values();
     const std::vector<int32_t> rows_of_grid = grid_row.values();
-    rounds_used += remaining.values()[0] > 0 ? 1 : 0;
-    // What is not asked for is poison.
-    std::vector<float> rows(n * slots * classes, NAN), decoded(n * slots * kPictureValues, -99.0F);
-    std::vector<int32_t> flags(n * slots * kPictureTiles, 0);
+    const std::vector<int32_t> owners = image_index.values();
+    const auto count = static_cast<size_t>(remaining.values()[0]);
+    rounds_used += count > 0 ? 1 : 0;
+    CAE_TEST_CHECK(std::count(needed.begin(), needed.begin() + static_cast<int64_t>(n * slots),
+                              1) == static_cast<int64_t>(count));
+    // What is not asked for is poison, or, behind packed slots, not there.
+    const size_t there = packed ? count : n * slots;
+    std::vector<float> rows(there * classes, NAN), decoded(there * kPictureValues, -99.0F);
+    std::vector<int32_t> flags(there * kPictureTiles, 0);
     for (size_t slot = 0; slot < n * slots; ++slot) {
-      const auto image = static_cast<int32_t>(slot / slots);
+      const int32_t image = owners[slot];
+      CAE_TEST_CHECK(image >= 0 && image < images());
+      CAE_TEST_CHECK(packed || image == static_cast<int32_t>(slot / slots));
+      CAE_TEST_CHECK(!packed || (needed[slot] != 0) == (slot < count));
       if (needed[slot] == 0) {
         continue;
       }

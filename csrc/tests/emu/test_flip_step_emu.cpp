@@ -60,6 +60,7 @@ FlipGroup random_group(uint64_t index, int32_t classes, int32_t images) {
   rules.coarse_batch = draw(6, 3) == 0 ? cae::search::kWholeScan : 1 + draw(7, 5);
   group.half_logits = draw(8, 3) == 0;
   group.extra_slots = draw(9, 3);
+  group.packed = draw(10, 2) == 0;
   for (int32_t i = 0; i < images; ++i) {
     const uint64_t own = mix(seed + 100 + static_cast<uint64_t>(i));
     const auto source = static_cast<int32_t>(mix(own + 1) % static_cast<uint64_t>(classes));
@@ -108,6 +109,9 @@ void test_same_as_host() {
   }
   for (uint64_t i = 430; i < 442; ++i) {
     compare(random_group(i, i % 2 == 0 ? 1000 : 33, 2), tally);
+  }
+  for (uint64_t i = 442; i < 446; ++i) {  // more images than flip_points has threads
+    compare(random_group(i, 3, 300), tally);
   }
   for (int32_t count : tally.statuses) {
     CAE_TEST_CHECK(count > 0);
