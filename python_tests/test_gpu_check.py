@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 import time
@@ -238,7 +236,11 @@ def sample(tools: Any) -> dict[str, Any]:
         "speed": {
             "matrix rate": {"tflops": 800.0},
             "cases": {
-                "decode x1": {"ours, graph": ours, "eager fp32": {**timed, "us": 1400.0}},
+                "decode x1": {
+                    "ours, graph": ours,
+                    "ours, path points": {**ours, "us": 190.0},
+                    "eager fp32": {**timed, "us": 1400.0},
+                },
                 "decode x64": {"ours": ours},
             },
             "host and cold, decode x1": {"ours, graph": {"host_us": 5.0, "cold_us": 220.0}},
@@ -250,6 +252,7 @@ def sample(tools: Any) -> dict[str, Any]:
             }
         },
         "many": {"cases": {"margin": {"per_second": 300.0}, "margin, compact": {"not_run": "?"}}},
+        "many90": {"cases": {"margin": {"per_second": 410.0}}},
         "layers": {"cases": {"decode x1": layers}},
         "compiled": {
             "cases": {
@@ -293,7 +296,7 @@ def test_report_of_a_sample(tools: Any, tmp_path: Path) -> None:
     assert "| 9.0: decode x1, best path | <= 170 us, aim 135 | 160 us |" in text
     assert "CUDA graphs | >= 2.3, aim 3 | 2.50x |" in text
     assert "share of the matrix rate | >= 55 %, aim 70 % | 56.0% |" in text
-    assert "| 9.0: explanations a second, 64 at once | >= 400, aim 600 | 300 |" in text
+    assert "| 9.0: explanations a second, 64 at once | >= 400, aim 600 | 410 |" in text
     assert "(eager fp16, CUDA graph) | >= 1.8, aim 2 | not measured |" in text
     assert "| decode x1 | eager fp32 | 1400.0 (1.0 to 2.0) | 7.00 | – | – |" in text
     assert "| decode x8 reduce-overhead | compile reduce-overhead | not run: no room |" in text
@@ -363,37 +366,3 @@ def test_paths_are_compared(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None
         "decode x1 portable 200 us, wgmma 100 us, 2.00x",
         "decode x4 not run",
     ]
-
-
-def test_probe_fits_the_engine() -> None:
-    """The probe is built on GPU machines only: its use of the engine's headers is checked here."""
-    compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{ROOT / 'csrc'}"]
-    done = subprocess.run(
-        [compiler, *flags, str(GPU / "probe.cpp")], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "path",
-    [*sorted(GPU.glob("risk_*.cu")), *sorted((ROOT / "csrc" / "cuda").glob("conv_wgmma_*.cu"))],
-    ids=lambda path: path.stem,
-)
-def test_wgmma_compiles(path: Path, tmp_path: Path) -> None:
-    """Without spills or serialised wgmma, which would make the numbers worthless."""
-    compiler = shutil.which("nvcc")
-    if compiler is None:
-        pytest.skip("no nvcc")
-    command = [compiler, "-std=c++17", "-O3", "-Xptxas", "-v", f"-I{ROOT / 'csrc'}", "-cubin"]
-    command += ["-gencode=arch=compute_90a,code=sm_90a", "-o", str(tmp_path / "out.cubin")]
-    done = subprocess.run([*command, str(path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    report = done.stdout + done.stderr
-    spilled = re.findall(r"(\d+) bytes spill stores", report)
-    assert spilled
-    assert set(spilled) == {"0"}
-    assert "serialized" not in report

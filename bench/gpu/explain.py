@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step: a whole explanation on the device against the authors' procedure in eager fp32.
 
-Runs where the backend "cuda" takes a model; until then it says why not.
+Runs where the backend "cuda" takes a model; until then it says why not. `explain.py wgmma`
+convolves by warpgroups, in a process of its own: a barrier that never comes would end its context.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from paths import setting
+from paths import asked_for_wgmma, setting
 from race import Clock
 from record import Recorder, first_line
 
@@ -74,6 +75,7 @@ def main() -> None:
     """Checks what there is, then times in alternation."""
     found = Recorder()
     torch = found.need_torch()
+    asked_for_wgmma(torch, found)
     model = CAE.random(CONFIG, seed=0)
     try:
         backend = select_backend("cuda", model)

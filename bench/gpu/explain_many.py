@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step: 64 images explained at once on the device, with and without what may be left out of rounds.
 
-Paths along one line that flip at another place each, so that searches end in different rounds. With
-GPU_CHECK_EMULATE=1 a small configuration runs in the emulator, where nothing is timed.
+Paths along one line that flip at another place each, so that searches end in different rounds.
+`explain_many.py wgmma` convolves by warpgroups. With GPU_CHECK_EMULATE=1 a small configuration runs
+in the emulator, where nothing is timed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from agree import EMULATE
 from explain import classifier_network, flipping, wall_ms
-from paths import setting
+from paths import asked_for_wgmma, setting
 from race import Clock
 from record import Recorder, first_line
 
@@ -25,9 +26,9 @@ from cae_fast.testing import random_images, toy_model
 
 SEARCHES = ("bisection", "margin")
 CHOICES: dict[str, dict[str, str]] = {
-    "": {},
-    ", early exit": {"CAE_GPU_EARLY_EXIT": "1"},
-    ", compact": {"CAE_GPU_COMPACT": "1"},
+    "": {"CAE_GPU_EARLY_EXIT": "0", "CAE_GPU_COMPACT": "0"},
+    ", early exit": {"CAE_GPU_EARLY_EXIT": "1", "CAE_GPU_COMPACT": "0"},
+    ", compact": {"CAE_GPU_EARLY_EXIT": "0", "CAE_GPU_COMPACT": "1"},
 }
 _IMAGES = 12 if EMULATE else 64
 _ROUNDS = 7
@@ -95,6 +96,7 @@ def main() -> None:
         device = "cpu"
     else:
         torch = found.need_torch()
+        asked_for_wgmma(torch, found)
         model = CAE.random(CAEConfig(), seed=0)
         try:
             network, what = classifier_network(torch)
@@ -102,6 +104,7 @@ def main() -> None:
             found.skip(f"no ResNet-50: {first_line(error)}")
         found.put("classifier", what)
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = False
         device = "cuda"
     networks = model.module().eval().requires_grad_(False).to(device)
     image, other = np.split(random_images(model.config, 2), 2)

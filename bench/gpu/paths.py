@@ -65,6 +65,15 @@ def paths_of(torch: Any) -> list[str]:
     return ["portable", *(["wgmma, clusters of 2"] if hopper else [])]
 
 
+def asked_for_wgmma(torch: Any, found: Recorder) -> None:
+    """Where the step's argument is "wgmma": convolves by it from here on, or ends the step."""
+    if sys.argv[1:] != ["wgmma"]:
+        return
+    if torch.cuda.get_device_capability() != (9, 0):
+        found.skip("one path only: the compute capability is not 9.0")
+    os.environ["CAE_GPU_CONV"] = "wgmma"
+
+
 def compare(model: CAE, batch: int) -> dict[str, dict[str, Any]]:
     """Distances of each path's class codes, images and differences of images to the portable's.
 

@@ -58,6 +58,8 @@ STEPS = (
     Step("compiled", ("speed.py", "compiled"), 150, 40),
     Step("explain", ("explain.py",), 60),
     Step("many", ("explain_many.py",), 60, 25),
+    Step("explain90", ("explain.py", "wgmma"), 60),
+    Step("many90", ("explain_many.py", "wgmma"), 60, 25),
     Step("training", ("training.py",), 60),
     Step("sanitize", ("sanitize.py",), 75, 20),
     Step("risks", ("risks.py",), 60),

@@ -91,7 +91,8 @@ def _captured(parts: Sequence[Part], index: int | None, *, kept: bool) -> list[A
 
     torch's own context manager is not used: where a capture fails, it leaves the capture's stream
     current, and work behind it would be queued on two streams. With `kept` they are not
-    instantiated: others copy them. They share their memory, as they run in this order only.
+    instantiated: others copy them. They share their memory: they run one after the other, in this
+    order or in another, and none reads there what another left.
     """
     if index is None:
         raise RuntimeError("the emulator has no graphs")

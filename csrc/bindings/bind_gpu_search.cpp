@@ -173,11 +173,9 @@ py::tuple place(const std::shared_ptr<GpuSearch>& search, int32_t round, const p
 void step(GpuSearch& search, int32_t round, const py::object& logits, const py::object& stream) {
   const Stream queue = read_stream(stream);
   const DeviceArgument argument(logits, "logits", kDlFloat, search.engine().device(), queue);
-  const int32_t all = search.round_points(round);
-  const bool fewer = search.plan().packed && argument.shape().size() == 2 &&
-                     argument.shape()[0] >= 1 && argument.shape()[0] < all;
-  cae::check_shape(argument.shape(), "logits",
-                   {fewer ? argument.shape()[0] : all, search.plan().rules.num_classes});
+  search.round_points(round);  // is there such a round?
+  CAE_CHECK(search.decoded() > 0, "decode() or place() the points before their logits are taken");
+  cae::check_shape(argument.shape(), "logits", {search.decoded(), search.plan().rules.num_classes});
   without_gil([&] { search.step(round, argument.floats(), false, queue); });
 }
 
@@ -329,7 +327,7 @@ void bind_gpu_search(py::module_& m) {
            "writes\n"
            "their images [M, C, S, S] and whether all pixels are finite, int32 [M].")
       .def("step", &step, py::arg("round"), py::arg("logits"), py::kw_only(), py::arg("stream") = 0,
-           "Takes their logits [M, K] float32.")
+           "Takes their logits [M, K] float32, M as last decoded or placed.")
       .def(
           "finish", [](GpuSearch& s, const py::object& t) { s.finish(read_stream(t)); },
           py::kw_only(), py::arg("stream") = 0, "Differences and saliency maps.")

@@ -303,8 +303,8 @@ KERNEL void __launch_bounds__(kCommitThreads) flip_commit_kernel(const FlipCommi
   if (keep == kKeepNothing) {
     return;
   }
-  const float* from = keep == kKeepInput ? p.inputs + image * p.values
-                                         : p.decoded + static_cast<int64_t>(keep) * p.values;
+  const float* from = keep < 0 ? p.inputs + image * p.values  // kKeepUnknown: not read
+                               : p.decoded + static_cast<int64_t>(keep) * p.values;
   float* to = (start ? p.reconstruction : p.counterfactual) + image * p.values;
   const uint32_t nan = dev::ubits(kNaN);
   const uint4 unknown = {nan, nan, nan, nan};

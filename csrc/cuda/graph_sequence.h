@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/host_device.h"
 #include "cuda/gpu_runtime.h"
 
 namespace cae::gpu {
@@ -19,6 +20,19 @@ struct SizedGraph {
 };
 
 constexpr int kMostSizes = 8;
+
+/// Place of the last of `sizes` (descending) that holds `number`, of the first where none does;
+/// `count` for 0.
+CAE_HD constexpr int32_t fitting_size(const int32_t* sizes, int32_t count, int32_t number) {
+  if (number == 0) {
+    return count;
+  }
+  int32_t place = 0;
+  for (int32_t i = 1; i < count; ++i) {
+    place = number <= sizes[i] ? i : place;
+  }
+  return place;
+}
 
 /// Not thread-safe. Throws std::runtime_error with file and line for what the runtime refuses.
 class GraphSequence {

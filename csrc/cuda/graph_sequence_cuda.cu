@@ -21,19 +21,11 @@ struct ConditionParams {
   int32_t most[kMostSizes];  // descending
 };
 
-/// An IF node asks for 1, a SWITCH node for the place of the graph; none runs beyond the last.
+/// An IF node runs for 1, of a SWITCH node the body of that number: none beyond the last.
 KERNEL void __launch_bounds__(1) set_condition(const ConditionParams p) {
-  const int32_t number = *p.number;
-  uint32_t chosen = 0;
-  for (int32_t i = 1; i < p.sizes; ++i) {
-    chosen = number <= p.most[i] ? static_cast<uint32_t>(i) : chosen;
-  }
-  if (p.sizes == 1) {
-    chosen = number != 0 ? 1U : 0U;
-  } else if (number == 0) {
-    chosen = static_cast<uint32_t>(p.sizes);
-  }
-  cudaGraphSetConditional(p.handle, chosen);
+  const int32_t place = fitting_size(p.most, p.sizes, *p.number);
+  cudaGraphSetConditional(p.handle,
+                          p.sizes == 1 ? (place == 0 ? 1U : 0U) : static_cast<uint32_t>(place));
 }
 
 /// What a conditional body may hold besides conditionals, which no child graph may.

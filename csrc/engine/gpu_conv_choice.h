@@ -3,10 +3,7 @@
 // launches overlap.
 #pragma once
 
-#include <string>
-
 #include "cuda/conv_tile_cuda.h"
-#include "cuda/gpu_runtime.h"
 
 namespace cae::gpu {
 
@@ -29,16 +26,5 @@ ConvChoice choose_conv(int device);
 /// CAE_GPU_OVERLAP=1, and then where kernels_wait(). Throws std::invalid_argument for other than 0
 /// or 1.
 bool choose_overlap(int device);
-
-using ConvLauncher = void (*)(const cuda::ConvParams&, Stream);
-
-struct ConvAgreement {
-  std::string wrong;       // tiles that another order of sums does not explain, or an error
-  bool same_bits = false;  // of all tiles by warpgroups
-};
-
-/// Convolves a small random image on `device` by both paths, by warpgroups in all tiles, and
-/// compares values and moments.
-ConvAgreement conv_paths_agree(int device, int32_t cluster, ConvLauncher launch = cuda::conv_tile);
 
 }  // namespace cae::gpu

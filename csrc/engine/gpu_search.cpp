@@ -242,15 +242,16 @@ cuda::FlipBuffers GpuSearch::in_round(int32_t round) const {
   return flips;
 }
 
-void GpuSearch::check_count(int32_t round, int32_t count) const {
+void GpuSearch::choose_count(int32_t round, int32_t count) {
   const int32_t all = round_points(round);
   CAE_CHECK(count == all || (plan_.packed && count >= 1 && count < all), "points of round ", round,
             " must be ", plan_.packed ? "at most " : "", all, ", got ", count);
+  decoded_ = count;
 }
 
 void GpuSearch::place(int32_t round, int32_t count, Stream queue) {
   CAE_CHECK(plan_.elsewhere, "the networks are here: decode() the round");
-  check_count(round, count);
+  choose_count(round, count);
   const DeviceGuard guard(engine_->device());
   const int64_t dim = engine_->config().code_dim;
   for (int64_t first = 0; first < count; first += kMostRows) {
@@ -261,7 +262,7 @@ void GpuSearch::place(int32_t round, int32_t count, Stream queue) {
 
 void GpuSearch::decode(int32_t round, int32_t count, Stream queue) {
   CAE_CHECK(!plan_.elsewhere, "the networks are elsewhere: place() the round's points");
-  check_count(round, count);
+  choose_count(round, count);
   const DeviceGuard guard(engine_->device());
   const NetworkConfig& config = engine_->config();
   if (!whole_grid_) {

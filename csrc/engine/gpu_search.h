@@ -99,7 +99,9 @@ class GpuSearch {
   /// to point_codes(); of which images they are is in flips().image_index. The caller decodes them
   /// into points() and finite().
   void place(int32_t round, int32_t count, Stream queue);
-  /// Takes their logits [count][K], float or half.
+  /// Points of the last decode() or place(), 0 before the first.
+  int32_t decoded() const { return decoded_; }
+  /// Takes their logits [decoded][K], float or half.
   void step(int32_t round, const void* logits, bool half, Stream queue);
   /// Differences and saliency maps.
   void finish(Stream queue);
@@ -111,7 +113,7 @@ class GpuSearch {
   void plan_report(Bump& bump);
   int64_t classifier_bytes() const;  // of one point
   cuda::FlipBuffers in_round(int32_t round) const;
-  void check_count(int32_t round, int32_t count) const;
+  void choose_count(int32_t round, int32_t count);
   void join_paths(bool given, Stream queue);
   /// Class codes of `rows` points, of whichever (`image_index` null) the whole grid has.
   void write_codes(int64_t rows, const int32_t* image_index, const int32_t* step, float* codes,
@@ -128,6 +130,7 @@ class GpuSearch {
   size_t report_at_ = 0;
   size_t report_end_ = 0;
   int32_t rounds_ = 0;
+  int32_t decoded_ = 0;
   bool whole_grid_ = false;  // its modulation is made once, in begin()
   Stream queue_ = nullptr;
   DeviceBuffer memory_;

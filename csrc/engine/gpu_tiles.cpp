@@ -2,6 +2,7 @@
 #include "engine/gpu_tiles.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace cae::gpu {
 namespace {
@@ -16,8 +17,8 @@ constexpr int64_t kHeadSteps = 20;
 // With more input channels a wide block's shared memory exceeds the 99 KB that every GPU has.
 constexpr int32_t kMostWideInputs = 704;
 
-// Smallest first; of two that make as much, the one that reads fewer weights.
-constexpr ConvTile kTiles[] = {{128, 64}, {64, 128}, {128, 128}, {128, 256}};
+// Smallest first. Arithmetic has no reason for 64 x 128: as many blocks and steps as 128 x 64.
+constexpr ConvTile kTiles[] = {{128, 64}, {128, 128}, {128, 256}};
 
 bool is_of(const TileRow& row, const cuda::ConvParams& p) {
   return row.path == p.path && row.kind == p.kind && row.in_channels == p.in_channels &&
@@ -32,6 +33,17 @@ const TileTable& tile_table() {
 #include "engine/gpu_tile_table.inc"
   };
   return table;
+}
+
+std::vector<ConvTile> tiles_to_check(const TileTable& table) {
+  std::vector<ConvTile> tiles(std::begin(kTiles), std::end(kTiles));
+  for (const TileRow& row : table.rows) {
+    if (row.path == ConvPath::kWgmma &&
+        std::find(tiles.begin(), tiles.end(), row.tile) == tiles.end()) {
+      tiles.push_back(row.tile);
+    }
+  }
+  return tiles;
 }
 
 bool tile_fits(const cuda::ConvParams& p, const ConvTile& tile) {

@@ -35,6 +35,10 @@ struct TileStep {
 /// gpu_tile_table.inc, which bench/gpu/tune.py writes.
 const TileTable& tile_table();
 
+/// Tiles of ConvPath::kWgmma that a layer may get: what arithmetic chooses among, and what the
+/// table names besides.
+std::vector<cuda::ConvTile> tiles_to_check(const TileTable& table);
+
 /// True where blocks of that tile can run the layer on every GPU that has its path.
 bool tile_fits(const cuda::ConvParams& layer, const cuda::ConvTile& tile);
 

@@ -3,14 +3,19 @@
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "engine/gpu_conv_choice.h"
+#include "engine/gpu_conv_trial.h"
+#include "engine/gpu_tiles.h"
 #include "tests/check_test.h"
 
 namespace {
 
+using cae::cuda::ConvKind;
 using cae::cuda::ConvParams;
 using cae::cuda::ConvPath;
+using cae::cuda::ConvTile;
 using cae::gpu::choose_conv;
 using cae::gpu::conv_paths_agree;
 
@@ -82,16 +87,32 @@ void adds_otherwise(const ConvParams& p, void* stream) {
 
 void test_disagreement() {
   setenv("CAE_EMU_ARCH", "90", 1);
+  const std::vector<ConvTile> all = {{128, 64}, {64, 128}, {128, 128}, {128, 256}};
   for (const int cluster : {1, 2, 4}) {
-    const cae::gpu::ConvAgreement agreement = conv_paths_agree(0, cluster);
+    const cae::gpu::ConvAgreement agreement = conv_paths_agree(0, cluster, all);
     CAE_TEST_CHECK(agreement.wrong.empty() && agreement.same_bits);
   }
-  const std::string all = "tile 128 x 64, 128 x 128, 64 x 128, 128 x 256";
-  CAE_TEST_CHECK(conv_paths_agree(0, 1, writes_nothing).wrong == all);
-  CAE_TEST_CHECK(conv_paths_agree(0, 1, shifts_weights).wrong == all);
-  CAE_TEST_CHECK(conv_paths_agree(0, 1, loses_wide_blocks).wrong == "tile 128 x 128, 64 x 128");
-  const cae::gpu::ConvAgreement agreement = conv_paths_agree(0, 1, adds_otherwise);
+  const std::vector<ConvTile> two = {{128, 64}, {128, 128}};
+  const std::string both =
+      "3x3 in tiles of 128 x 64, 3x3 in tiles of 128 x 128, upsampling in tiles of 128 x 64, "
+      "upsampling in tiles of 128 x 128";
+  CAE_TEST_CHECK(conv_paths_agree(0, 1, two, writes_nothing).wrong == both);
+  CAE_TEST_CHECK(conv_paths_agree(0, 1, two, shifts_weights).wrong == both);
+  CAE_TEST_CHECK(conv_paths_agree(0, 1, two, loses_wide_blocks).wrong ==
+                 "3x3 in tiles of 128 x 128, upsampling in tiles of 128 x 128");
+  const cae::gpu::ConvAgreement agreement = conv_paths_agree(0, 1, two, adds_otherwise);
   CAE_TEST_CHECK(agreement.wrong.empty() && !agreement.same_bits);
+}
+
+/// What a layer can get, and no more: a tile that is wrong refuses the path.
+void test_tiles() {
+  cae::gpu::TileTable table = {"made up", 132, {}};
+  const std::vector<ConvTile> usual = {{128, 64}, {128, 128}, {128, 256}};
+  CAE_TEST_CHECK(cae::gpu::tiles_to_check(table) == usual);
+  table.rows.push_back({ConvPath::kWgmma, ConvKind::kConv3x3, 64, 256, 8, 8, 1, {64, 128}});
+  table.rows.push_back({ConvPath::kWgmma, ConvKind::kConv3x3, 64, 256, 8, 8, 2, {128, 256}});
+  CAE_TEST_CHECK(cae::gpu::tiles_to_check(table).size() == 4);
+  CAE_TEST_CHECK((cae::gpu::tiles_to_check(table).back() == ConvTile{64, 128}));
 }
 
 }  // namespace
@@ -99,5 +120,6 @@ void test_disagreement() {
 int main() {
   test_choice();
   test_disagreement();
+  test_tiles();
   return cae::testing::finish("test_conv_choice_emu");
 }

@@ -261,15 +261,16 @@ void test_wgmma() {
 }
 
 /// Tiles and size of clusters change nothing, not one bit.
-void test_shapes_agree(ConvPath path) {
-  ConvCase c = {ConvKind::kConv3x3,
+void test_shapes_agree(ConvPath path, ConvKind kind) {
+  const bool up = kind == ConvKind::kUpsample;
+  ConvCase c = {kind,
                 ConvPrologue::kResidual,
-                ConvEpilogue::kMoments,
+                up ? ConvEpilogue::kShuffle : ConvEpilogue::kMoments,
                 1,
                 16,
                 20,
                 72,
-                256,
+                up ? 60 : 256,
                 {128, 64},
                 path,
                 1};
@@ -319,8 +320,10 @@ int main() {
   test_all_kinds();
   test_rows_are_looked_up_and_skipped(ConvPath::kPortable, {128, 64});
   test_wgmma();
-  test_shapes_agree(ConvPath::kPortable);
-  test_shapes_agree(ConvPath::kWgmma);
+  for (const ConvKind kind : {ConvKind::kConv3x3, ConvKind::kUpsample}) {
+    test_shapes_agree(ConvPath::kPortable, kind);
+    test_shapes_agree(ConvPath::kWgmma, kind);
+  }
   test_rows_are_looked_up_and_skipped(ConvPath::kWgmma, {128, 64});
   test_rows_are_looked_up_and_skipped(ConvPath::kWgmma, {64, 128});
   return cae::testing::finish("test_conv_tile_emu");

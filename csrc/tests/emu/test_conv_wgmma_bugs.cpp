@@ -33,6 +33,8 @@ enum class Bug {
   kNoPdlWait,
   kLoadersDoNotPdlWait,
   kPairNotMet,
+  kPairMeetsLateOnly,
+  kPairMeetsEarlyOnly,
   kSumsNotSent,
   kLoadersDoNotMeet,
   kRegistersKept,
@@ -100,8 +102,11 @@ KFN uint32_t mapa(uint32_t address, uint32_t block) {
 }
 KFN void cluster_sync() {
   // The first is the kernel's, the others are those of a pair.
-  const bool first = ++cluster_barriers <= dev::clustersize() * dev::threads();
+  const int number = cluster_barriers++ / (dev::clustersize() * dev::threads());
+  const bool first = number == 0;
   if (is(Bug::kClusterNotMet) || (is(Bug::kPairNotMet) && !first) ||
+      (is(Bug::kPairMeetsLateOnly) && number == 1) ||
+      (is(Bug::kPairMeetsEarlyOnly) && number == 2) ||
       (is(Bug::kLoadersDoNotMeet) && !first && dev::tid() >= 128)) {
     return;
   }
@@ -258,6 +263,8 @@ int main() {
   CAE_TEST_CHECK(run(Bug::kNone, 2, kHalf).empty());
   CAE_TEST_CHECK(run(Bug::kNone, 4, kHalf).empty());
   test_bug(Bug::kPairNotMet, "which nobody has written so far", 2, kHalf);
+  test_bug(Bug::kPairMeetsLateOnly, "which nobody has written so far", 2, kHalf);
+  test_bug(Bug::kPairMeetsEarlyOnly, "race: ", 2, kHalf);
   test_bug(Bug::kSumsNotSent, "which nobody has written so far", 2, kHalf);
   test_bug(Bug::kLoadersDoNotMeet, "deadlock", 2, kHalf);
   test_bug(Bug::kNoWaitForPatch, "race: ", 2, kHalf);

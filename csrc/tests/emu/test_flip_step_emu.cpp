@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "cuda/graph_sequence.h"
 #include "flip_group.h"
 #include "tests/check_test.h"
 
@@ -149,6 +150,18 @@ void test_plan() {
   CAE_TEST_CHECK(plan_flips(rules).rounds == 129 && plan_flips(rules).points == 257);
 }
 
+/// Which of the sizes that rounds are captured in is run.
+void test_sizes() {
+  const int32_t sizes[] = {40, 20, 10};
+  const auto place = [&sizes](int32_t number) { return cae::gpu::fitting_size(sizes, 3, number); };
+  CAE_TEST_CHECK(place(40) == 0 && place(21) == 0);
+  CAE_TEST_CHECK(place(20) == 1 && place(11) == 1);
+  CAE_TEST_CHECK(place(10) == 2 && place(1) == 2);
+  CAE_TEST_CHECK(place(0) == 3);  // none
+  CAE_TEST_CHECK(cae::gpu::fitting_size(sizes, 1, 1) == 0);
+  CAE_TEST_CHECK(cae::gpu::fitting_size(sizes, 1, 0) == 1);
+}
+
 struct Wish {
   std::vector<float> logits;
   int32_t wanted;
@@ -240,6 +253,7 @@ void test_errors() {
 int main() {
   test_same_as_host();
   test_plan();
+  test_sizes();
   test_targets();
   test_errors();
   return cae::testing::finish("test_flip_step_emu");
