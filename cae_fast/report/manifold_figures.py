@@ -164,9 +164,9 @@ def _strips(manifold: Manifold, strips: Sequence[Strip]) -> Any:
             for spine in ax.spines.values():
                 spine.set_visible(False)
             if i == 0:
-                ax.set_title(f"{strip.positions[j]:+.1f} σ", fontsize=8, color=_SOFT)
+                ax.set_title(f"{strip.positions[j]:+z.1f} σ", fontsize=8, color=_SOFT)
             if j == 0:
-                label = f"{strip.name[-22:]}\nat {strip.own:+.1f} σ"
+                label = f"{strip.name[-22:]}\nat {strip.own:+z.1f} σ"
                 ax.set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center", labelpad=4)
                 ax.yaxis.label.set_parse_math(False)
         if strip.probs is not None:

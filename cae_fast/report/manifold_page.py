@@ -166,12 +166,12 @@ def _strip(manifold: Manifold, strip: Strip) -> str:
         own = " own" if j == nearest else ""
         frames.append(
             f'<figure class="step{own}"><img src="{uri}" alt="decoded at '
-            f'{strip.positions[j]:+.1f} standard deviations"><figcaption>'
-            f"{strip.positions[j]:+.1f} σ{said}</figcaption></figure>"
+            f'{strip.positions[j]:+z.1f} standard deviations"><figcaption>'
+            f"{strip.positions[j]:+z.1f} σ{said}</figcaption></figure>"
         )
     kind = " pixels" if small else ""
     return (
-        f'<p class="strip-name">{escape(strip.name)}, at {strip.own:+.1f} σ</p>'
+        f'<p class="strip-name">{escape(strip.name)}, at {strip.own:+z.1f} σ</p>'
         f'<div class="scroll" tabindex="0"><div class="strip{kind}">{"".join(frames)}</div></div>'
     )
 
