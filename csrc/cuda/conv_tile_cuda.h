@@ -39,8 +39,9 @@ enum class ConvPath : int32_t {
   kWgmma = 1,     // warpgroups, bulk copies, clusters: compute capability 9.0; no kImage7x7
 };
 
-/// What a block makes: pixels times columns of the product. Results are the same, bit for bit, of
-/// one path. 64 x 128 and 128 x 256 are for kWgmma, and as 128 x 128 for kConv3x3 and kUpsample.
+/// What a block makes: pixels times columns of the product. The same results, bit for bit, of one
+/// path, as far as the GPU's products of other widths add alike. 64 x 128 and 128 x 256 are for
+/// kWgmma, and as 128 x 128 for kConv3x3 and kUpsample.
 struct ConvTile {
   int32_t pixels = 128;
   int32_t columns = 64;
