@@ -4,6 +4,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "core/check.h"
 #include "core/half_bits.h"
 #include "cuda/conv_pack.h"
 
@@ -170,6 +171,7 @@ ConvAgreement conv_paths_agree(int device, int32_t cluster, const std::vector<Co
                                ConvLauncher launch) {
   const DeviceGuard guard(device);
   ConvAgreement agreement{"", true};
+  const auto separator = [&agreement] { return agreement.wrong.empty() ? "" : ", "; };
   for (const ConvKind kind : {ConvKind::kConv3x3, ConvKind::kUpsample}) {
     const std::string of =
         kind == ConvKind::kConv3x3 ? "3x3 in tiles of " : "upsampling in tiles of ";
@@ -182,7 +184,7 @@ ConvAgreement conv_paths_agree(int device, int32_t cluster, const std::vector<Co
         at = name_of(tile);
         const std::vector<float> got = trial.run(cuda::ConvPath::kWgmma, tile, launch);
         if (!close(wanted, got)) {
-          agreement.wrong += (agreement.wrong.empty() ? "" : ", ") + of + at;
+          agreement.wrong += concat(separator(), of, at);
         }
         first = first.empty() ? got : first;
         agreement.same_bits = agreement.same_bits && first == got;
@@ -191,7 +193,7 @@ ConvAgreement conv_paths_agree(int device, int32_t cluster, const std::vector<Co
       if (is_emulated()) {
         throw;  // a fault, to be seen
       }
-      agreement.wrong += (agreement.wrong.empty() ? "" : ", ") + of + at + ": " + error.what();
+      agreement.wrong += concat(separator(), of, at, ": ", error.what());
       return agreement;
     }
   }
