@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "engine/gpu_conv_trial.h"
 #include "engine/gpu_engine.h"
 #include "engine/gpu_layers.h"
 
@@ -190,6 +191,15 @@ PROBE_API int probe_hold(Probe* probe, const float* individual, int64_t count, S
 PROBE_API int probe_path(Probe* probe, const float* class_code, int64_t count, float* images,
                          Stream stream) {
   return guarded([&] { probe->decode(class_code, probe->first_image, count, images, stream); });
+}
+
+/// Fails where convolutions by warpgroups in that tile differ from the portable ones.
+PROBE_API int probe_tile_agrees(int device, int cluster, int pixels, int columns) {
+  return guarded([&] {
+    const cae::gpu::ConvAgreement agreement =
+        cae::gpu::conv_paths_agree(device, cluster, {{pixels, columns}});
+    CAE_CHECK(agreement.wrong.empty(), "clusters of ", cluster, ": ", agreement.wrong);
+  });
 }
 
 /// Layer `index` of those whose tile is chosen: kind, inputs, columns, height and width in `shape`.

@@ -24,6 +24,19 @@ _FIELDS = (
 )
 
 
+def tile_agrees(
+    cluster: int, tile: tuple[int, int], *, device: int = 0, path: Path = LIBRARY
+) -> None:
+    """Convolves by warpgroups in a tile (pixels, columns) and by the portable path.
+
+    Raises OSError without the library, RuntimeError where the two differ or a launch fails.
+    """
+    library = ctypes.CDLL(str(path))
+    library.probe_error.restype = ctypes.c_char_p
+    if library.probe_tile_agrees(*map(c_int, (device, cluster, *tile))):
+        raise RuntimeError(library.probe_error().decode())
+
+
 class Probe:
     """An engine for one model; arguments are torch tensors on its GPU, float32, contiguous."""
 

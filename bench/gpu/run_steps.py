@@ -50,6 +50,7 @@ STEPS = (
     Step("machine", ("machine.py",), 45, 1),
     Step("build", ("build_parts.py",), 270, 30),
     Step("agree", ("agree.py",), 75),
+    Step("wgmma", ("wgmma_tiles.py",), 60, 10),
     Step("paths", ("paths.py",), 90, 15),
     Step("tests", ("run_tests.py",), 120),
     Step("speed", ("speed.py",), 130, 20),

@@ -18,10 +18,9 @@ struct ConvAgreement {
   bool same_bits = false;  // of all tiles by warpgroups
 };
 
-/// Convolves a small random image on `device` by both paths, by warpgroups in each of `tiles` (the
-/// first of them as the portable path does), and compares values and moments: a 3x3 of what was
-/// stored, and an upsampling of what is normalised. Each has k-blocks enough that both patches and
-/// all stages of weights come round.
+/// Convolves a small random image on `device` by both paths, by warpgroups in each of `tiles`, and
+/// compares values and moments: a 3x3 of what was stored, and an upsampling of what is normalised.
+/// Each has k-blocks enough that both patches and all stages of weights come round.
 ConvAgreement conv_paths_agree(int device, int32_t cluster,
                                const std::vector<cuda::ConvTile>& tiles,
                                ConvLauncher launch = cuda::conv_tile);
