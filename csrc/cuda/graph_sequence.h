@@ -21,17 +21,16 @@ struct SizedGraph {
 
 constexpr int kMostSizes = 8;
 
-/// Place of the last of `sizes` (descending) that holds `number`, of the first where none does;
-/// `count` for 0.
-CAE_HD constexpr int32_t fitting_size(const int32_t* sizes, int32_t count, int32_t number) {
-  if (number == 0) {
-    return count;
-  }
+/// Place of the last of the first `count` sizes (descending) that holds `number`, of the first
+/// where none does; `count` for 0. The loop has a known end: a kernel's parameters stay where they
+/// are.
+CAE_HD constexpr int32_t fitting_size(const int32_t (&sizes)[kMostSizes], int32_t count,
+                                      int32_t number) {
   int32_t place = 0;
-  for (int32_t i = 1; i < count; ++i) {
-    place = number <= sizes[i] ? i : place;
+  for (int32_t i = 1; i < kMostSizes; ++i) {
+    place = i < count && number <= sizes[i] ? i : place;
   }
-  return place;
+  return number == 0 ? count : place;
 }
 
 /// Not thread-safe. Throws std::runtime_error with file and line for what the runtime refuses.

@@ -152,7 +152,7 @@ void test_plan() {
 
 /// Which of the sizes that rounds are captured in is run.
 void test_sizes() {
-  const int32_t sizes[] = {40, 20, 10};
+  const int32_t sizes[cae::gpu::kMostSizes] = {40, 20, 10};
   const auto place = [&sizes](int32_t number) { return cae::gpu::fitting_size(sizes, 3, number); };
   CAE_TEST_CHECK(place(40) == 0 && place(21) == 0);
   CAE_TEST_CHECK(place(20) == 1 && place(11) == 1);
