@@ -80,8 +80,11 @@ $(STAMPS)/runtime: requirements/runtime.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/runtime.txt
 	@mkdir -p $(STAMPS) && touch $@
 
+# editable_mode=compat: by a path, not by a finder, which a clone named cae_fast would shadow for
+# scripts that lie beside it.
 INSTALL_EDITABLE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet \
-    --disable-pip-version-check --no-deps --no-build-isolation --editable .
+    --disable-pip-version-check --no-deps --no-build-isolation \
+    --config-settings editable_mode=compat --editable .
 
 $(STAMPS)/extension: $(NATIVE_SOURCES) pyproject.toml $(STAMPS)/runtime
 	$(INSTALL_EDITABLE)

@@ -28,7 +28,8 @@ from cae_fast.report import (
     write_folder,
     write_html,
 )
-from cae_fast.report.case import percent, thousandths
+from cae_fast.report.case import passed_before, percent, thousandths
+from cae_fast.report.curve import path_svg
 from cae_fast.report.folder import folder_names
 from cae_fast.report.pictures import heat_pixels, picture_pixels
 
@@ -115,6 +116,24 @@ def test_every_status_has_its_sentence(page: Page) -> None:
     assert len(set(sentences)) == len(STATUSES)
     for text in sentences:
         assert " ".join(text.split()) in page.words
+
+
+def test_a_third_class_before_the_flip_is_said_and_drawn() -> None:
+    """Where the image is read as that at the last point before the flip, and only there."""
+    explanation = make_explanation()
+    (plain, *_) = cases(explanation)
+    assert passed_before(plain) is None
+    assert 'class="bar passed"' not in path_svg(plain)
+    logits = explanation.path_logits[0]
+    logits[1, 2] = 9  # t = 0.25, between points of the source class
+    (between, *_) = cases(explanation)
+    assert passed_before(between) is None
+    logits[2, 2] = 9  # and t = 0.4375, the last before the flip
+    (passed, *_) = cases(explanation)
+    assert passed_before(passed) == (0.25, "[bold]third[/bold]")
+    assert "and at 0.438 not yet, but “[bold]third[/bold]”." in sentence(passed)
+    assert path_svg(passed).count('class="bar passed"') == 1
+    assert path_svg(passed).count('class="bar source"') == 1
 
 
 def test_what_is_not_flipped_is_marked_everywhere(tmp_path: Path) -> None:

@@ -199,17 +199,33 @@ def _secondly(case: Case) -> str:
     )
 
 
+def passed_before(case: Case) -> tuple[float, str] | None:
+    """The third class that the image is read as just before its flip, and since which point."""
+    if case.t_flip is None:
+        return None
+    before = np.flatnonzero(case.path_t < case.t_flip - 1e-9)
+    since = None
+    for row in before[np.argsort(case.path_t[before])][::-1]:
+        probs = case.path_probs[row]
+        if not np.isfinite(probs).all() or int(probs.argmax()) == case.source_index:
+            break
+        since = since or case.class_names[int(probs.argmax())]
+        first = float(case.path_t[row])
+    return None if since is None else (first, since)
+
+
 def sentence(case: Case) -> str:
     """What happened to the image, in one or two plain sentences (not escaped)."""
     source, target = f"“{case.source}”", f"“{case.target}”"
     if case.target_index == -1:
         target = "another class"
     if case.status == "flipped" and case.t_flip is not None and case.bracket is not None:
+        passed = passed_before(case)
+        yet = "it does not yet." if passed is None else f"not yet, but “{passed[1]}”."
         return (
             f"The classifier reads the image as {source}. On the path towards the exemplar it "
             f"changes its mind at t = {thousandths(case.t_flip)}: from there it says "
-            f"“{case.reached}”, and at {thousandths(case.bracket[0])} it does not yet."
-            f"{_secondly(case)}"
+            f"“{case.reached}”, and at {thousandths(case.bracket[0])} {yet}{_secondly(case)}"
         )
     if case.status == "not_flipped":
         best = case.probability(case.target_index, case.shown_t or 0.0)

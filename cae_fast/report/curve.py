@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from cae_fast.report.case import Case, percent, sentence, thousandths
+from cae_fast.report.case import Case, passed_before, percent, sentence, thousandths
 
 _WIDTH = 900.0
 _LEFT, _RIGHT = 60.0, 840.0
@@ -130,13 +130,17 @@ def _curve(case: Case, index: int, kind: str) -> list[str]:
 
 
 def _bar(case: Case) -> list[str]:
-    """The strip between curve and frames: before and after the flip."""
+    """The strip between curve and frames: before and after the flip, a third class between."""
     split = case.t_flip
     if split is None:
         return [_segment(0.0, 1.0, "unknown")]
     parts = []
-    if split > 0.0:
-        parts.append(_segment(0.0, split, "source"))
+    passed = passed_before(case)
+    middle = split if passed is None else passed[0]
+    if middle > 0.0:
+        parts.append(_segment(0.0, middle, "source"))
+    if middle < split:
+        parts.append(_segment(middle, split, "passed"))
     if split < 1.0:
         parts.append(_segment(split, 1.0, "after"))
     x = _x(split)

@@ -116,19 +116,31 @@ function secondly(read) {
         "their class.";
 }
 
+/** What the image is read as just before its flip, where that is a third class. */
+function passedBefore(read) {
+  const last = read.path.filter(({ t }) => t < read.flip - 1e-9).reduce(
+    (best, point) => (best && best.t > point.t ? best : point), undefined);
+  if (!last || !last.probabilities.every(Number.isFinite)) return undefined;
+  const index = argmax(last.probabilities);
+  return index === read.source ? undefined : read.label(index);
+}
+
 /** What happened to the image, in one or two plain sentences. */
 export function sentence(read) {
   const source = `“${read.label(read.source)}”`;
   const reached = `“${read.label(read.reached)}”`;
   const target = read.target >= 0 ? `“${read.label(read.target)}”` : "another class";
   switch (read.status) {
-    case "flipped":
+    case "flipped": {
+      const passed = passedBefore(read);
+      const yet = passed === undefined ? "it does not yet." : `not yet, but “${passed}”.`;
       return (
         `The classifier reads the image as ${source}. On the path towards the exemplar it ` +
         `changes its mind at t = ${read.flip?.toFixed(3)}: from there it says ${reached}` +
-        (read.bracket ? `, and at ${read.bracket[0].toFixed(3)} it does not yet.` : ".") +
+        (read.bracket ? `, and at ${read.bracket[0].toFixed(3)} ${yet}` : ".") +
         secondly(read)
       );
+    }
     case "not_flipped": {
       const t = shownPosition(read);
       const nearest = read.path.find((point) => point.t === t);
