@@ -180,7 +180,7 @@ class DeviceSearcher:
 
     def _make(self, group: Group, few: bool) -> _Plan:
         rules = group.rules
-        packed = self._backend.compact and not few
+        packed = self._backend.compact and len(group.images) > _LEAST_SIZE
         search = self._backend.module.GpuSearch(
             self._backend.engine,
             self._bank_of(group),

@@ -36,13 +36,19 @@ def on_host(
         return explainer.explain(*args, **asked)
 
 
-def test_without_capture_the_host_steps_and_says_why(world: World) -> None:
-    """The emulator has no graphs: asked for one, it goes on from the host."""
-    explainer = world.explainer(Flip(), backend="cuda", device="emu", max_batch=4)
+def try_to_capture(explainer: cf.Explainer) -> None:
+    """Has an explainer of the emulator capture its searches, as one of a GPU does."""
     assert isinstance(explainer.backend, CudaBackend)
     searcher = explainer._searcher = device_search.DeviceSearcher(explainer.backend, None)
     real = searcher.run
     searcher.run = lambda *args: real(*args[:2], ("a state",), *args[3:])  # type: ignore[method-assign]
+
+
+def test_without_capture_the_host_steps_and_says_why(world: World) -> None:
+    """The emulator has no graphs: asked for one, it goes on from the host."""
+    explainer = world.explainer(Flip(), backend="cuda", device="emu", max_batch=4)
+    assert isinstance(explainer.backend, CudaBackend)
+    try_to_capture(explainer)
     asked = {"exemplars": world.ends[:2], "target": "any", "tolerance": 1 / 4}
     said, results = [], []
     for _ in range(4):
@@ -114,9 +120,7 @@ def with_rows(world: World, monkeypatch: pytest.MonkeyPatch, **options: Any) -> 
     explainer = world.explainer(fixed, backend="cuda", device="emu", **options)
     assert isinstance(explainer.backend, CudaBackend)
     real_module = explainer.backend.module
-    searcher = explainer._searcher = device_search.DeviceSearcher(explainer.backend, None)
-    real = searcher.run
-    searcher.run = lambda *args: real(*args[:2], ("a state",), *args[3:])  # type: ignore[method-assign]
+    try_to_capture(explainer)
     monkeypatch.setattr(cuda_graph, "_captured", captured)
     names = {name: getattr(real_module, name) for name in dir(real_module)}
     explainer.backend.module = SimpleNamespace(**{**names, "GraphSequence": Row})
@@ -131,9 +135,7 @@ def steppings(
     """How three calls were stepped, with a stand-in for capturing; what they find is compared."""
     explainer = world.explainer(fn, backend="cuda", device="emu", max_batch=4)
     assert isinstance(explainer.backend, CudaBackend)
-    searcher = explainer._searcher = device_search.DeviceSearcher(explainer.backend, None)
-    real = searcher.run
-    searcher.run = lambda *args: real(*args[:2], ("a state",), *args[3:])  # type: ignore[method-assign]
+    try_to_capture(explainer)
     monkeypatch.setattr(device_search, "capture", capture)
     said = []
     for first in range(calls):

@@ -68,10 +68,10 @@ def capture_rounds(
     first, *others = [list(sizes.values()) for sizes in rounds]
     parts = [begin, first[0], *(sizes[0] for sizes in others), finish]
     parts += [part for sizes in others for part in sizes[1:]]
-    graphs = dict(zip(map(id, parts), _captured(parts, backend.index, kept=True), strict=True))
+    graphs = dict(zip(parts, _captured(parts, backend.index, kept=True), strict=True))
 
     def address(part: Part) -> Any:
-        return graphs[id(part)].raw_cuda_graph()
+        return graphs[part].raw_cuda_graph()
 
     row = backend.module.GraphSequence(backend.engine)
     row.append(address(begin))

@@ -203,15 +203,15 @@ def passed_before(case: Case) -> tuple[float, str] | None:
     """The third class that the image is read as just before its flip, and since which point."""
     if case.t_flip is None:
         return None
-    before = np.flatnonzero(case.path_t < case.t_flip - 1e-9)
-    since = None
-    for row in before[np.argsort(case.path_t[before])][::-1]:
-        probs = case.path_probs[row]
+    passed: tuple[float, str] | None = None
+    for row in np.argsort(-case.path_t):  # backwards from the flip
+        t, probs = float(case.path_t[row]), case.path_probs[row]
+        if t > case.t_flip - 1e-9:
+            continue
         if not np.isfinite(probs).all() or int(probs.argmax()) == case.source_index:
             break
-        since = since or case.class_names[int(probs.argmax())]
-        first = float(case.path_t[row])
-    return None if since is None else (first, since)
+        passed = t, case.class_names[int(probs.argmax())] if passed is None else passed[1]
+    return passed
 
 
 def sentence(case: Case) -> str:

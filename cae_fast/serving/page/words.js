@@ -118,9 +118,8 @@ function secondly(read) {
 
 /** What the image is read as just before its flip, where that is a third class. */
 function passedBefore(read) {
-  const last = read.path.filter(({ t }) => t < read.flip - 1e-9).reduce(
-    (best, point) => (best && best.t > point.t ? best : point), undefined);
-  if (!last || !last.probabilities.every(Number.isFinite)) return undefined;
+  const [last] = read.path.filter(({ t }) => t < read.flip - 1e-9).sort((a, b) => b.t - a.t);
+  if (!last?.probabilities.every(Number.isFinite)) return undefined;
   const index = argmax(last.probabilities);
   return index === read.source ? undefined : read.label(index);
 }
